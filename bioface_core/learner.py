@@ -1,0 +1,200 @@
+"""What does a hospital compute? It trains a received vector on its photos for one round, or evaluates it.
+
+The network stays on its device; nothing that matters stays in it. Every result is a function of the arguments:
+vector, photos, round and the name of the random stream.
+
+Legend: N photos, B photos of a step, K syndromes, D embedding, I identities, n values of the vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bioface_core import augment, loss, optimise
+from bioface_core.config import Speed, Study
+from bioface_core.evaluate import Counts, count, per_patient
+from bioface_core.layout import layout_of
+from bioface_core.model import Recogniser, random_directions, set_trainable, to_float
+from bioface_core.photos import PhotoSet, shuffled
+from bioface_core.seeding import generator
+from bioface_core.weights import Base, without_counters
+
+_EMBED_BATCH = 64
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What a round of local training gave.
+
+    Attributes:
+        delta: trained minus received, float32 (n,), on the CPU.
+        loss: mean over the steps on patients.
+    """
+
+    delta: Tensor
+    loss: float
+
+
+def use(speed: Speed) -> torch.device:
+    """Prepares this process: CPU threads, and the device the settings name.
+
+    ``auto`` is the first GPU, or the CPU where there is none.
+    """
+    torch.set_num_threads(speed.threads)
+    if speed.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(speed.device)
+
+
+class Learner:
+    """The shared network, resident on a device.
+
+    Args:
+        study: every parameter.
+        base: where the trunk starts from.
+        identities: public or phantom people whose labels count ``base.identities_ID``; needed where the loss identifies.
+        device: where it lives.
+    """
+
+    def __init__(
+        self, study: Study, base: Base, identities: PhotoSet | None = None, device: torch.device | str = "cpu"
+    ) -> None:
+        self.study = study
+        self.classes, self.embedding = len(study.syndromes), study.model.embedding
+        self._model = Recogniser(study.model, self.classes)
+        self._model.trunk.load_state_dict(base.trunk, strict=False)
+        self._draw_prototypes()
+        set_trainable(self._model, study.model.trainable)
+        layout_format = torch.channels_last if study.speed.channels_last else torch.contiguous_format
+        self._model = self._model.to(device, memory_format=layout_format)  # type: ignore[call-overload]
+        self._layout = layout_of(self._model)
+        self._start = self._layout.flatten(self._model).cpu()
+        self._device = torch.device(device)
+        self._identities = identities.to(device) if identities is not None and study.loss.identifies else None
+        self._identities_ID = None if base.identities_ID is None else base.identities_ID.to(device)
+        assert self._identities is None or self._identities_ID is not None, "identities without their prototypes"
+
+    @property
+    def size(self) -> int:
+        """n, the length of the vector."""
+        return self._layout.size
+
+    @property
+    def schema(self) -> str:
+        """Hash of the vector's layout."""
+        return self._layout.schema
+
+    def start(self) -> Tensor:
+        """The vector before training, float32 CPU (n,): a function of the base and ``study.seed``."""
+        return self._start.clone()
+
+    def train(self, vector: Tensor, photos: PhotoSet, round_: int, stream: str) -> LocalResult:
+        """Trains for one round.
+
+        Args:
+            vector: float32 (n,), the shared model.
+            photos: this hospital's training photos, on this device.
+            round_: 1 for the first.
+            stream: names the random stream, the hospital's name.
+
+        Returns:
+            The change and the mean loss.
+        """
+        randomness = generator(self.study.seed, "train", stream, round_)
+        progress = (round_ - 1) / self.study.federation.rounds
+        self._layout.load(self._model, vector)
+        self._model.train()
+        optimiser = optimise.Optimiser(self._model, self.study.train, progress)
+        total, steps = torch.zeros((), device=self._device), 0
+        present_K = torch.bincount(photos.labels_N, minlength=self.classes) > 0
+        for steps, indices_B in enumerate(self._positions(photos, randomness), start=1):
+            patient_loss = self._patient_loss(photos.take(indices_B.to(self._device)), present_K, progress, randomness)
+            optimiser.step(self._with_identification(patient_loss, steps, randomness))
+            total += patient_loss.detach()
+            if self._alternates(steps):
+                optimiser.step(self._identification_loss(randomness))
+        delta = self._layout.flatten(self._model).cpu() - vector.cpu()
+        return LocalResult(delta, float(total) / max(1, steps))
+
+    def evaluate(self, vector: Tensor, photos: PhotoSet) -> Counts:
+        """Ranks the syndromes for every patient.
+
+        Args:
+            vector: float32 (n,).
+            photos: held-out photos, on this device.
+
+        Returns:
+            Counts over patients; a patient's photos and their mirror images are averaged.
+        """
+        embeddings_ND = self.embed(vector, photos)
+        patients_PD, labels_P = per_patient(embeddings_ND, photos.labels_N, photos.patients_N)
+        prototypes_KD = self._model.prototypes.detach()
+        return count(loss.scores(patients_PD, prototypes_KD, self.study.loss).cpu(), labels_P.cpu())
+
+    def embed(self, vector: Tensor, photos: PhotoSet) -> Tensor:
+        """Unit embeddings (N, D), the mirrored view averaged."""
+        self._layout.load(self._model, vector)
+        self._model.eval()
+        with torch.inference_mode():
+            parts = [self._embed_views(part) for part in photos.photos_NCHW.split(_EMBED_BATCH)]
+        empty_ND = torch.zeros(0, self.embedding, device=self._device)
+        return torch.nn.functional.normalize(torch.cat([empty_ND, *parts]))
+
+    def weights(self, vector: Tensor) -> dict[str, Tensor]:
+        """The whole model with ``vector`` in it: named CPU tensors, frozen ones included."""
+        self._layout.load(self._model, vector)
+        return {name: tensor.cpu() for name, tensor in without_counters(self._model.state_dict()).items()}
+
+    def _positions(self, photos: PhotoSet, randomness: torch.Generator) -> Iterator[Tensor]:
+        """Positions of each step's photos, epoch after epoch."""
+        for _ in range(self.study.train.epochs):
+            yield from shuffled(len(photos), self.study.train.batch, randomness)
+
+    def _draw_prototypes(self) -> None:
+        directions_KD = random_directions(self.classes, self.embedding, generator(self.study.seed, "prototypes"))
+        self._model.prototypes.data.copy_(directions_KD)
+
+    def _patient_loss(self, batch: PhotoSet, present_K: Tensor, progress: float, randomness: torch.Generator) -> Tensor:
+        embeddings_BD = self._model(self._augmented(batch.photos_NCHW, randomness))
+        margin = loss.margin_at(self.study.loss, progress)
+        prototypes_KD = self._model.prototypes
+        return loss.syndrome_loss(embeddings_BD, batch.labels_N, prototypes_KD, present_K, self.study.loss, margin)
+
+    def _with_identification(self, patient_loss: Tensor, step: int, randomness: torch.Generator) -> Tensor:
+        """Adds the identification term where the mode sums the two."""
+        if self._identities is None or self.study.loss.mode != "cross-sum":
+            return patient_loss
+        return patient_loss + self.study.loss.identification_weight * self._identification_loss(randomness)
+
+    def _alternates(self, step: int) -> bool:
+        """Whether an identification step follows this one."""
+        crosses = self._identities is not None and self.study.loss.mode == "cross-alternate"
+        return crosses and step % self.study.loss.identification_every == 0
+
+    def _identification_loss(self, randomness: torch.Generator) -> Tensor:
+        """ArcFace over identities whose prototypes stay where stage 1 left them."""
+        assert self._identities is not None and self._identities_ID is not None
+        indices_B = torch.randint(len(self._identities), (self.study.train.batch,), generator=randomness)
+        people = self._identities.take(indices_B.to(self._device))
+        embeddings_BD = self._model(self._augmented(people.photos_NCHW, randomness))
+        cosines_BI = loss.cosines(embeddings_BD, self._identities_ID)
+        return loss.arcface(cosines_BI, people.labels_N, self.study.loss.scale, self.study.pretrain.margin)
+
+    def _augmented(self, photos_NCHW: Tensor, randomness: torch.Generator) -> Tensor:
+        draws = augment.draw(len(photos_NCHW), self.study.train.augment, randomness)
+        return self._laid_out(augment.apply(photos_NCHW, draws.to(self._device)))
+
+    def _embed_views(self, photos_NCHW: Tensor) -> Tensor:
+        upright_ND: Tensor = self._model(self._laid_out(to_float(photos_NCHW)))
+        mirrored_ND: Tensor = self._model(self._laid_out(to_float(augment.mirror(photos_NCHW))))
+        return upright_ND + mirrored_ND
+
+    def _laid_out(self, photos_NCHW: Tensor) -> Tensor:
+        """The batch in the memory layout the convolutions want."""
+        if not self.study.speed.channels_last:
+            return photos_NCHW
+        return photos_NCHW.contiguous(memory_format=torch.channels_last)

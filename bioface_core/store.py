@@ -1,0 +1,137 @@
+"""Where does a hospital keep its prepared photos? In a store: a folder of two files that is complete or absent.
+
+``photos.safetensors`` holds the columns, ``store.json`` says what they mean. The folder is written under a temporary
+name and renamed, so an interrupted writer leaves no half store.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bioface_core.errors import PhotoError
+from bioface_core.files import replace_folder, write_text
+from bioface_core.photos import Demographics, PhotoSet
+
+STORE_VERSION = 1
+_HEADER, _COLUMNS = "store.json", "photos.safetensors"
+
+
+@dataclass(frozen=True)
+class Store:
+    """One hospital's prepared photos.
+
+    Attributes:
+        classes: what ``labels_N`` counts, in order.
+        photos: every photo, training and held out.
+        heldout_N: bool, True for photos of patients who are never trained on.
+        demographics: one row per photo.
+        ancestries: what ``ancestry_N`` counts, in order.
+    """
+
+    classes: tuple[str, ...]
+    photos: PhotoSet
+    heldout_N: Tensor
+    demographics: Demographics
+    ancestries: tuple[str, ...] = ()
+
+    def train(self) -> PhotoSet:
+        """The photos to learn from."""
+        return self.photos.take(~self.heldout_N)
+
+    def heldout(self) -> PhotoSet:
+        """The photos of held-out patients."""
+        return self.photos.take(self.heldout_N)
+
+
+def write_store(folder: Path, store: Store) -> None:
+    """Writes a store where there was none, or replaces the one that was there.
+
+    Args:
+        folder: the store's folder; its parent must be writable.
+        store: what to write.
+
+    Raises:
+        PhotoError: the folder exists and is not a store, or cannot be written.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / _HEADER).exists():
+        raise PhotoError(f"{folder} exists and is not a store; expected a new or empty folder: choose another --out")
+    with replace_folder(folder) as fresh:
+        save_file(_columns(store), fresh / _COLUMNS)
+        write_text(fresh / _HEADER, json.dumps(_header(store), indent=1, ensure_ascii=False))
+
+
+def read_store(folder: Path) -> Store:
+    """Reads a store into memory.
+
+    Raises:
+        PhotoError: no store there, written by another version, or damaged.
+    """
+    header = _read_header(folder)
+    try:
+        columns = load_file(folder / _COLUMNS)
+        return _assemble(header, columns)
+    except (OSError, SafetensorError, KeyError, AssertionError) as error:
+        raise PhotoError(f"{folder} is damaged ({type(error).__name__} in {_COLUMNS}): prepare it again") from error
+
+
+def remove_store(folder: Path) -> None:
+    """Deletes a store, and nothing that is not one."""
+    if (folder / _HEADER).exists():
+        shutil.rmtree(folder)
+
+
+def _columns(store: Store) -> dict[str, Tensor]:
+    columns = {
+        "photos_NCHW": store.photos.photos_NCHW,
+        "labels_N": store.photos.labels_N,
+        "patients_N": store.photos.patients_N,
+        "heldout_N": store.heldout_N,
+        "age_months_N": store.demographics.age_months_N,
+        "sex_N": store.demographics.sex_N,
+        "ancestry_N": store.demographics.ancestry_N,
+    }
+    return {name: column.cpu().contiguous() for name, column in columns.items()}
+
+
+def _header(store: Store) -> dict[str, Any]:
+    return {
+        "version": STORE_VERSION,
+        "classes": list(store.classes),
+        "ancestries": list(store.ancestries),
+        "photos": len(store.photos),
+        "patients": store.photos.patients(),
+    }
+
+
+def _read_header(folder: Path) -> dict[str, Any]:
+    path = folder / _HEADER
+    if not path.is_file():
+        raise PhotoError(f"{folder} is not a store (no {_HEADER}): make one with `bioface prepare PHOTOS --out STORE`")
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+        version = header["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PhotoError(f"{path} cannot be read as a store's header: prepare the store again") from error
+    if version != STORE_VERSION:
+        raise PhotoError(f"{folder} is a store of version {version}, expected {STORE_VERSION}: prepare it again")
+    return dict(header)
+
+
+def _assemble(header: dict[str, Any], columns: dict[str, Tensor]) -> Store:
+    store = Store(
+        tuple(header["classes"]),
+        PhotoSet(columns["photos_NCHW"], columns["labels_N"], columns["patients_N"]),
+        columns["heldout_N"],
+        Demographics(columns["age_months_N"], columns["sex_N"], columns["ancestry_N"]),
+        tuple(header["ancestries"]),
+    )
+    assert len(store.photos) == header["photos"] == len(store.heldout_N), "rows are missing"
+    return store
