@@ -135,9 +135,10 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
 def _check(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Refuses weights whose names or shapes are not those of the network."""
     expected = {name: tensor for name, tensor in expected.items() if not name.endswith(_COUNTER)}
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise WeightsError(f"{path} lacks {missing[0]}: these weights are of another network than model: says")
     for name, tensor in expected.items():
-        if name not in found:
-            raise WeightsError(f"{path} lacks {name}: these weights are of another network than model: says")
         if found[name].shape != tensor.shape:
             shapes = f"{tuple(found[name].shape)}, expected {tuple(tensor.shape)}"
             raise WeightsError(f"{path}: {name} has shape {shapes}: check model.depth, width and embedding")

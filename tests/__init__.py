@@ -1,0 +1,1 @@
+"""How is each promise checked? One file per promise. A package, so that no other ``tests`` shadows it."""
