@@ -1,5 +1,5 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs in .venv, once.
-# Another Python: make test PYTHON=/opt/python/bin/python3.11
+# Another Python: make test PYTHON=/path/to/python3.11
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -42,9 +42,9 @@ wheel: $(READY) ## dist/bioface_federated-*.whl
 # One platform, the one that is tested; the first line of a lock names it. The tools have a lock of their own, so that a
 # hospital installs none of them. They come in by standard input because uv cannot resolve an extra by itself.
 lock: $(READY) ## resolve both locks again, to the newest versions that the ranges allow
-	{ echo '# What runs, for CPython 3.11 on Linux x86-64 with glibc 2.28 or later. Made by `make lock`, not by hand.'; \
+	{ echo '# What runs: CPython 3.11 on Linux x86-64 with glibc 2.28 or later. Made by `make lock`, not by hand.'; \
 	  $(RESOLVE) pyproject.toml; } > .venv/runs.lock
-	{ echo '# Tools, beside requirements.lock and for the same platform. Made by `make lock`, not by hand.'; \
+	{ echo '# Tools to work on it: CPython 3.11 on Linux x86-64 with glibc 2.28 or later. Made by `make lock`, not by hand.'; \
 	  $(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	  print(*project["optional-dependencies"]["dev"], sep="\n")' | \
 	  $(RESOLVE) --constraint .venv/runs.lock -; } > .venv/tools.lock
@@ -61,7 +61,7 @@ $(READY): $(LOCKS) pyproject.toml
 	  exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { echo \
 	  "make: $(PYTHON) cannot make virtual environments: install its venv module (Debian: python3.11-venv)" >&2; exit 1; }
-	@echo "Setting up .venv: about 5 GB and a few minutes, once."
+	@echo "Setting up .venv: about 6 GB and a few minutes, once."
 	@$(PYTHON) -m venv .venv
 	@$(PIP) --require-hashes $(addprefix --requirement ,$(LOCKS))
 	@$(PIP) --no-deps --no-build-isolation --editable .

@@ -41,7 +41,6 @@ SOCKETS = {"asyncio", "grpc", "http", "httpx", "requests", "socket", "socketserv
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv", "os.unsetenv"}
 SAYS_NOTHING = {"util", "utils", "helper", "helpers", "common", "manager", "base"}
 
-
 Check = Callable[[str, str], list[str]]
 
 

@@ -41,8 +41,8 @@ def locked(name: str) -> dict[str, str]:
 
 def outside_the_lock(requirements: list[str], pins: dict[str, str]) -> list[str]:
     """Those of ``requirements`` that ``pins`` lacks or holds in a version out of range."""
-    parsed = [Requirement(line) for line in requirements]
-    return [str(one) for one in parsed if not one.specifier.contains(pins.get(canonicalize_name(one.name), "0.dev0"))]
+    wanted = {canonicalize_name(Requirement(line).name): Requirement(line) for line in requirements}
+    return [str(one) for name, one in wanted.items() if name not in pins or pins[name] not in one.specifier]
 
 
 def test_versions_agree() -> None:
@@ -89,8 +89,7 @@ def test_a_lock_is_names_versions_and_hashes(name: str) -> None:
     """No address, no option of an installer, no file of somebody's machine; and the platform is named."""
     header, *lines = text(name).splitlines()
     allowed = re.compile(r"[a-z0-9-]+==[a-z0-9.+!]+ \\|    --hash=sha256:[0-9a-f]{64}( \\)?")
-    assert "CPython 3.11 on Linux x86-64" in text("requirements.lock").splitlines()[0]
-    assert header.startswith("# ")
+    assert "CPython 3.11 on Linux x86-64" in header
     assert [line for line in lines if not allowed.fullmatch(line)] == []
 
 

@@ -1,0 +1,116 @@
+"""Who are the hospitals of a simulation? Phantoms, or real photos from stores, spread over sites by whole patients.
+
+Legend: N photos, P patients, K syndromes, S hospitals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bioface_core.config import Study
+from bioface_core.errors import ConfigError
+from bioface_core.photos import Demographics, PhotoSet
+from bioface_core.seeding import generator
+from bioface_core.store import Store, read_store
+from simulation import phantom
+from simulation.partition import partition
+
+
+def hospital_names(study: Study) -> tuple[str, ...]:
+    """``hospital-1`` to ``hospital-S``."""
+    several = len(study.simulation.stores)
+    hospitals = several if several > 1 else study.simulation.hospitals
+    return tuple(f"hospital-{number}" for number in range(1, hospitals + 1))
+
+
+def resolve_syndromes(study: Study) -> Study:
+    """The study with its classes: those it names, or all that its stores hold.
+
+    Raises:
+        ConfigError: it names none and has no stores, or names one that no store holds.
+        PhotoError: a store cannot be read.
+    """
+    held = sorted({name for path in study.simulation.stores for name in read_store(Path(path)).classes})
+    if not study.syndromes:
+        if not held:
+            raise ConfigError("syndromes is empty: name at least two, or give simulation.stores to take them from")
+        return study.replace({"syndromes": held})
+    missing = sorted(set(study.syndromes) - set(held)) if held else []
+    if missing:
+        raise ConfigError(f"syndromes: {missing[0]} is in none of simulation.stores, which hold {', '.join(held)}")
+    return study
+
+
+def make_hospitals(study: Study, on_photos: Callable[[int, int], None]) -> list[Store]:
+    """The stores of all hospitals, in the order of ``hospital_names``.
+
+    Args:
+        study: with its syndromes resolved.
+        on_photos: called with (photos made, photos in all) while phantoms are drawn.
+
+    Raises:
+        ConfigError: a partition that cannot be made.
+        PhotoError: a store cannot be read.
+    """
+    if not study.simulation.stores:
+        return _phantom_hospitals(study, on_photos)
+    stores = [_as_studied(read_store(Path(path)), study.syndromes) for path in study.simulation.stores]
+    return stores if len(stores) > 1 else _spread(stores[0], study)
+
+
+def _spread(store: Store, study: Study) -> list[Store]:
+    """One store's patients over the hospitals; who is held out stays held out."""
+    patients_P, first_P = _first_photos(store.photos.patients_N)
+    hospital_P = _assign(store.photos.labels_N[first_P], study)
+    hospital_N = hospital_P[torch.searchsorted(patients_P, store.photos.patients_N)]
+    return [_take(store, hospital_N == site) for site in range(len(hospital_names(study)))]
+
+
+def _take(store: Store, chosen_N: Tensor) -> Store:
+    demographics = store.demographics.take(chosen_N)
+    return Store(store.classes, store.photos.take(chosen_N), store.heldout_N[chosen_N], demographics, store.ancestries)
+
+
+def _as_studied(store: Store, syndromes: tuple[str, ...]) -> Store:
+    """The store's photos of the study's syndromes, labels counting the study's order."""
+    index_K = torch.tensor([syndromes.index(name) if name in syndromes else -1 for name in store.classes])
+    kept = _take(store, index_K[store.photos.labels_N] >= 0)
+    photos = PhotoSet(kept.photos.photos_NCHW, index_K[kept.photos.labels_N], kept.photos.patients_N)
+    return Store(syndromes, photos, kept.heldout_N, kept.demographics, kept.ancestries)
+
+
+def _assign(labels_P: Tensor, study: Study) -> Tensor:
+    settings = study.simulation.partition
+    randomness = generator(study.seed, "partition")
+    hospitals = len(hospital_names(study))
+    return partition(labels_P, hospitals, settings, randomness)
+
+
+def _first_photos(patients_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The patients in ascending order, and the position of a photo of each."""
+    patients_P, index_N = torch.unique(patients_N, return_inverse=True)
+    first_P = torch.full((len(patients_P),), len(patients_N)).scatter_reduce_(
+        0, index_N, torch.arange(len(patients_N)), "amin"
+    )
+    return patients_P, first_P
+
+
+def split_patients(labels_P: Tensor, share: float, randomness: torch.Generator) -> Tensor:
+    """Who is held out, bool (P,): ``share`` of each class, rounded at random, never a class's only patient.
+
+    Args:
+        labels_P: class of each patient of one hospital.
+        share: 0..1.
+        randomness: CPU generator.
+    """
+    heldout_P = torch.zeros(len(labels_P), dtype=torch.bool)
+    for label in labels_P.unique().tolist():
+        members = (labels_P == label).nonzero()[:, 0]
+        order = members[torch.randperm(len(members), generator=randomness)]
+        wanted = int(len(members) * share + torch.rand(1, generator=randomness).item())
+        heldout_P[order[: min(wanted, len(members) - 1)]] = True
+    return heldout_P
