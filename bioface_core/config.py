@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bioface_core.app_path import app_root
 from bioface_core.errors import ConfigError
 from bioface_core.validation import explain
 
@@ -319,6 +320,21 @@ class Study(Section):
     def to_yaml(self) -> str:
         """The study as a file that ``read_study`` reads back to an equal study."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def find_study(name: str) -> Path:
+    """The file that ``name`` means: a path, or the name of a study that is shipped with the software.
+
+    Raises:
+        ConfigError: neither.
+    """
+    path, shipped = Path(name), app_root() / "configs"
+    if path.suffix or path.exists() or "/" in name:
+        return path
+    if (shipped / f"{name}.yaml").is_file():
+        return shipped / f"{name}.yaml"
+    known = sorted(found.stem for found in shipped.glob("*.yaml") if found.stem != "syndromes")
+    raise ConfigError(f"{name} is no study file and no shipped study; shipped: {', '.join(known)}")
 
 
 def read_study(path: Path, overrides: tuple[str, ...] = ()) -> Study:

@@ -1,0 +1,93 @@
+"""What does a simulated hospital run on? On what the simulation laid into the run folder: base, identities, stores.
+
+Everything is read from files, so that a process of any engine (this one, a comparison's, a Ray actor's) finds the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from flwr.app import Context
+
+from bioface_core.config import Study, read_study
+from bioface_core.learner import Learner, use
+from bioface_core.photos import Demographics, PhotoSet
+from bioface_core.store import Store, read_store, write_store
+from bioface_core.weights import read_base
+from client.site import Site
+from simulation.hospitals import hospital_names
+from simulation.stage1 import Start
+
+_BASE, _IDENTITIES, _HOSPITALS = "base.safetensors", "identities", "hospitals"
+
+
+@dataclass(frozen=True)
+class SiteOpener:
+    """Opens the site that a node of the simulation stands for; picklable, and cached in each process.
+
+    Args:
+        folder: the run folder.
+    """
+
+    folder: Path
+
+    def __call__(self, context: Context) -> Site:
+        return open_site(self.folder, int(context.node_config["partition-id"]))
+
+
+def lay_start(folder: Path, start: Start) -> None:
+    """Writes the base and the identities; the base last, so that its presence means both are there."""
+    if start.identities is not None:
+        people = start.identities
+        nobody_N = torch.zeros(len(people), dtype=torch.bool)
+        names = tuple(f"person-{label}" for label in range(int(people.labels_N.max()) + 1))
+        write_store(folder / _IDENTITIES, Store(names, people, nobody_N, Demographics.unknown(len(people))))
+    start.base.write(folder / _BASE)
+
+
+def lay_hospitals(folder: Path, study: Study, stores: list[Store]) -> None:
+    """Writes the hospitals' stores."""
+    for name, store in zip(hospital_names(study), stores, strict=True):
+        write_store(folder / _HOSPITALS / name, store)
+
+
+def has_start(folder: Path) -> bool:
+    """Whether ``lay_start`` was completed."""
+    return (folder / _BASE).exists()
+
+
+def has_hospitals(folder: Path, study: Study) -> bool:
+    """Whether ``lay_hospitals`` was completed."""
+    return all((folder / _HOSPITALS / name).exists() for name in hospital_names(study))
+
+
+@lru_cache(maxsize=2)
+def open_learner(folder: Path) -> tuple[Learner, torch.device]:
+    """The network of a run, resident in this process, and the device it is on."""
+    study = read_study(folder / "study.yaml")
+    device = use(study.speed)
+    identities = read_store(folder / _IDENTITIES).photos if study.loss.identifies else None
+    return Learner(study, read_base(folder / _BASE, study.model), identities, device), device
+
+
+@lru_cache(maxsize=64)
+def open_store(folder: Path, index: int) -> Store:
+    """The store of hospital ``index``, from 0."""
+    return read_store(folder / _HOSPITALS / hospital_names(read_study(folder / "study.yaml"))[index])
+
+
+@lru_cache(maxsize=64)
+def open_site(folder: Path, index: int) -> Site:
+    """The site of hospital ``index``, its photos on the device."""
+    learner, device = open_learner(folder)
+    store = open_store(folder, index)
+    name = hospital_names(learner.study)[index]
+    return Site(name, learner.study, learner, store.train().to(device), store.heldout().to(device))
+
+
+def heldout_everywhere(folder: Path, study: Study) -> list[PhotoSet]:
+    """The held-out photos of each hospital, on the CPU."""
+    return [open_store(folder, index).heldout() for index in range(len(hospital_names(study)))]
