@@ -178,7 +178,7 @@ def macro_top(counts: Counts, k: int) -> Rate:
 
 def sensitivity(counts: Counts) -> list[Rate]:
     """The share of each class's patients who are recognised at first rank, K rates in order."""
-    hits, patients = counts.ranks_KK[:, 0].tolist(), counts.patients_K.tolist()
+    hits, patients = counts.confusion_KK.diagonal().tolist(), counts.patients_K.tolist()
     return [_wilson(hit / n if n else math.nan, n, n) for hit, n in zip(hits, patients, strict=True)]
 
 

@@ -34,8 +34,8 @@ class Feature(_Entry):
         hpo: identifier of the term, such as ``HP:0000286``.
         label: the term's name.
         probability: share of patients who have it.
-        basis: how the share was found; ``class`` is the midpoint of a frequency class, ``shrunk`` is (k+1)/(n+2) of fewer
-            than ten patients, ``default`` means that the source gives none.
+        basis: how the share was found; ``class`` is the midpoint of a frequency class, ``shrunk`` is (k+1)/(n+2) of
+            fewer than ten patients, ``default`` means that the source gives none.
         frequency: what the source says, for instance ``440/524``; None where it says nothing.
         reference: the annotation's source.
         effects: parameter of the phantom generator -> shift in standard deviations at severity 1.
@@ -64,6 +64,7 @@ class Syndrome(_Entry):
         name: what people call it.
         omim: number in OMIM, where one entry stands for the syndrome.
         orpha: number in Orphanet.
+        only: the sex of all patients, where there is but one.
         unseen: kept out of training, for trying a gallery on something new.
         cases: patients in a realistic collection.
         features: what its faces show, in the file's order.
@@ -72,6 +73,7 @@ class Syndrome(_Entry):
     name: str
     omim: int | None = None
     orpha: int
+    only: Literal["female", "male"] | None = None
     unseen: bool
     cases: Cases
     features: Annotated[tuple[Feature, ...], Field(min_length=1)]

@@ -24,6 +24,7 @@ from bioface_core.seeding import generator
 
 _IDENTITIES = "identity.prototypes"
 _COUNTER = "num_batches_tracked"
+_PICKLED = (".pth", ".pt")
 IR_SE_50 = Model(depth=50, width=1.0, embedding=512, stem="face", pool="flat", norm="batch")
 
 
@@ -110,7 +111,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"{path} does not exist: expected a file of weights (.safetensors or .pth)")
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix not in _PICKLED:
             return load_file(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
@@ -124,7 +125,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     try:
-        if path.suffix == ".pth":
+        if path.suffix in _PICKLED:
             torch.save(tensors, path)
         else:
             write_bytes(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))

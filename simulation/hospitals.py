@@ -16,6 +16,7 @@ from bioface_core.errors import ConfigError
 from bioface_core.photos import Demographics, PhotoSet
 from bioface_core.seeding import generator
 from bioface_core.store import Store, read_store
+from bioface_core.syndromes import catalogue
 from simulation import phantom
 from simulation.partition import partition
 
@@ -60,6 +61,42 @@ def make_hospitals(study: Study, on_photos: Callable[[int, int], None]) -> list[
         return _phantom_hospitals(study, on_photos)
     stores = [_as_studied(read_store(Path(path)), study.syndromes) for path in study.simulation.stores]
     return stores if len(stores) > 1 else _spread(stores[0], study)
+
+
+def _phantom_hospitals(study: Study, on_photos: Callable[[int, int], None]) -> list[Store]:
+    """Phantom patients, each hospital's with its own camera, light and ages."""
+    settings = study.simulation
+    wanted = settings.patients_per_syndrome
+    counts = catalogue().realistic_counts(study.syndromes, wanted) if settings.partition.kind == "realistic" else wanted
+    people_P, labels_P = phantom.patient_numbers(study.syndromes, counts)
+    hospital_P = _assign(labels_P, study)
+    done, total, stores = 0, len(people_P) * settings.photos_per_patient, []
+    for site in range(len(hospital_names(study))):
+        chosen_P = hospital_P == site
+        stores.append(
+            _phantom_store(study, site, people_P[chosen_P], labels_P[chosen_P], lambda n, _, d=done: on_photos(d + n, total))
+        )
+        done += int(chosen_P.sum()) * settings.photos_per_patient
+    return stores
+
+
+def _phantom_store(
+    study: Study, site: int, people_P: Tensor, labels_P: Tensor, on_photos: Callable[[int, int], None]
+) -> Store:
+    """One hospital's photographed patients."""
+    settings = study.simulation
+    photos, demographics = phantom.photograph_patients(
+        study.seed,
+        study.syndromes,
+        people_P,
+        labels_P,
+        settings.photos_per_patient,
+        settings.phantoms,
+        phantom.site_shift(study.seed, site, settings.partition.site_shift),
+        on_photos=on_photos,
+    )
+    heldout_P = split_patients(labels_P, settings.heldout, generator(study.seed, "held out", site))
+    return Store(study.syndromes, photos, heldout_P[photos.patients_N], demographics, phantom.ANCESTRIES)
 
 
 def _spread(store: Store, study: Study) -> list[Store]:

@@ -33,7 +33,7 @@ HEAVY = {
     "matplotlib": {"bioface_core/figures.py"},
     "opacus": {"bioface_core/privacy.py"},
     "ray": {"simulation/flower.py"},
-    "sklearn": {"bioface_core/figures.py"},
+    "sklearn": {"bioface_core/report/embedding_map.py"},
     "torchvision": {"bioface_core/faces.py"},
 }
 # The centre computes; sockets are for the edges. `flwr` is not here: messages are made of its records.

@@ -50,7 +50,7 @@ class Round:
     Attributes:
         round: 0 is the model before training.
         seconds: from start to checkpoint.
-        loss: mean over the hospitals; None in round 0.
+        loss: mean over the hospitals; None in round 0, and where it is no number.
         answered: the hospitals whose updates are in the model.
         refused: hospital to the reason's code.
         bytes_down: sent to the hospitals.

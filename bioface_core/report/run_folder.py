@@ -164,7 +164,7 @@ def _read_embeddings(path: Path) -> Embeddings | None:
         return None
     try:
         columns = load_file(path)
-        return Embeddings(columns["embeddings_ND"].float(), columns["labels_N"], columns["hospitals_N"])
+        return Embeddings(columns["embeddings_ND"].float(), columns["labels_N"].long(), columns["hospitals_N"].long())
     except (OSError, SafetensorError, KeyError) as error:
         raise RunError(f"{path} is damaged ({type(error).__name__}): restore it, or delete it") from error
 
@@ -196,7 +196,7 @@ def _check_embeddings(run: RunFiles, folder: Path) -> None:
         return
     columns = (run.embeddings.embeddings_ND, run.embeddings.labels_N, run.embeddings.hospitals_N)
     lengths = {len(column) for column in columns}
-    labels_N = run.embeddings.labels_N
-    inside = bool(((labels_N >= 0) & (labels_N < len(run.study.syndromes))).all())
-    if columns[0].ndim != 2 or len(lengths) != 1 or not inside:
+    _, labels_N, hospitals_N = columns
+    inside = bool(((labels_N >= 0) & (labels_N < len(run.study.syndromes))).all() and (hospitals_N >= 0).all())
+    if [column.ndim for column in columns] != [2, 1, 1] or len(lengths) != 1 or not inside:
         raise RunError(f"{folder / 'embeddings.safetensors'} does not fit the study: restore it, or delete it")

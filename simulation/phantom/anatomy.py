@@ -202,7 +202,9 @@ def _eyes(m: Morphology) -> Eyes:
         x=0.335 + 0.024 * m["eye_distance"] + 0.004 * m.childhood,
         half_length=(0.150 + 0.012 * m["fissure_length"] - 0.006 * m.childhood).clamp_min(0.09),
         slant=(0.04 + 0.075 * m["fissure_slant"]).clamp(-0.35, 0.40),
-        opening=(0.060 + 0.010 * m["eye_opening"] + 0.004 * m["eye_prominence"] + 0.012 * m.childhood).clamp(0.03, 0.11),
+        opening=(0.060 + 0.010 * m["eye_opening"] + 0.004 * m["eye_prominence"] + 0.012 * m.childhood).clamp(
+            0.03, 0.11
+        ),
         droop=(0.10 + 0.12 * m["ptosis"]).clamp(0, 0.65),
         fold=((m["epicanthus"] - 0.8) * 0.5 + 0.2 * m.childhood).clamp(0, 1),
         depth=-0.055 + 0.035 * m["eye_prominence"] + 0.03 * m.childhood,

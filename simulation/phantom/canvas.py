@@ -1,10 +1,10 @@
 """What is a phantom painted on? A grid over half a face, and the few brushes that everything is painted with.
 
-The other half is painted mirrored, with its own measures, so faces are slightly asymmetric. Coordinates: the mid-line is
-x = 0, x grows outwards; the pupils lie at y = 0, y grows downwards; one unit is about 94 mm.
+The other half is painted mirrored, with its own measures, so faces are slightly asymmetric. Coordinates: the mid-line
+is x = 0, x grows outwards; the pupils lie at y = 0, y grows downwards; one unit is about 94 mm.
 
-Sizes are multiples of 32 cells: torch's vectorised loops then leave no remainder, which the processor would compute with
-other rounding, and a face is the same in every batch.
+Sizes are multiples of 32 cells: torch's vectorised loops then leave no remainder, which the processor would compute
+with other rounding, and a face is the same in every batch.
 
 Legend: M half faces, C colours, Y X cells of the grid, y x cells of the coarse grid (half of it).
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 CELL = 0.02  # face units; a cell is about a pixel of the aligned photo
@@ -59,7 +60,7 @@ COARSE = Window(
 )
 
 
-def inside(distance: Tensor, softness: float = _EDGE) -> Tensor:
+def inside(distance: Tensor, softness: float | Tensor = _EDGE) -> Tensor:
     """1 where ``distance`` is well above 0, 0 where it is well below: an anti-aliased edge."""
     return torch.sigmoid(distance * (1 / softness))
 
@@ -92,6 +93,23 @@ def rgb(red: float, green: float, blue: float) -> Tensor:
     return torch.tensor([red, green, blue]).reshape(1, 3, 1, 1)
 
 
+def whole_face(halves_MCYX: Tensor) -> Tensor:
+    """The N left halves, mirrored, beside the N right halves: (N, C, Y, 2X)."""
+    left, right = halves_MCYX.chunk(2)
+    return torch.cat([left.flip(3), right], 3)
+
+
+def halves(face_NCYX: Tensor) -> Tensor:
+    """The other way round: (M, C, Y, X)."""
+    left, right = face_NCYX.chunk(2, dim=3)
+    return torch.cat([left.flip(3), right])
+
+
 def enlarge(coarse: Tensor) -> Tensor:
-    """From the coarse grid, or any other, to the whole grid."""
-    return torch.nn.functional.interpolate(coarse, size=(ROWS, COLUMNS), mode="bilinear", align_corners=False)
+    """From the coarse grid, or any other, to the whole grid of a half face."""
+    return F.interpolate(coarse, size=(ROWS, COLUMNS), mode="bilinear", align_corners=False)
+
+
+def double(coarse: Tensor) -> Tensor:
+    """From the coarse grid over a whole face to the fine one."""
+    return F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)

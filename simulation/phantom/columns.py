@@ -1,12 +1,12 @@
 """How are rows of column data picked, mixed and turned into maps? Field by field, for any dataclass of tensors.
 
-Legend: N rows, M half faces (the N left halves, then the N right halves).
+Legend: N rows, R chosen rows, M half faces (the N left halves, then the N right halves).
 """
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 Columns = TypeVar("Columns", bound="DataclassInstance")
 
 
-def take(columns: Columns, indices_M: Tensor) -> Columns:
-    """The rows at ``indices_M`` (int64 positions), in that order."""
-    return replace(columns, **{name: column[indices_M] for name, column in _items(columns)})
+def take(columns: Columns, rows_R: Tensor | slice) -> Columns:
+    """The rows at ``rows_R`` (int64 positions or a slice), in that order; columns may be dataclasses of columns."""
+    picked = {
+        name: take(column, rows_R) if is_dataclass(type(column)) else column[rows_R] for name, column in _items(columns)
+    }
+    return replace(columns, **picked)
 
 
 def choose(mask_N: Tensor, chosen: Columns, otherwise: Columns) -> Columns:
@@ -43,7 +46,7 @@ def mirrored(column_N: Tensor) -> Tensor:
     return as_map(torch.cat([-column_N, column_N]))
 
 
-def _items(columns: DataclassInstance) -> list[tuple[str, Tensor]]:
+def _items(columns: DataclassInstance) -> list[tuple[str, Any]]:
     return [(field.name, getattr(columns, field.name)) for field in fields(columns)]
 
 

@@ -55,7 +55,9 @@ def paint_brows(image_M3YX: Tensor, brows: Brows, eyes: Eyes, look: Look) -> Non
     along = (x - eyes.x - 0.015) / brows.half_length
     line = brows.y + 0.02 - brows.arch * (1 - (along - 0.25) ** 2).clamp(-1, 1) - brows.slant * along
     taper = 1.05 - 0.25 * along - 0.45 * (along.clamp_min(0.2) - 0.2) ** 2 + 0.5 * brows.flare * ramp(-along - 0.3)
-    distance = torch.maximum((y - line).abs() - brows.half_thickness * taper.clamp_min(0.15), (along.abs() - 1) * brows.half_length)
+    distance = torch.maximum(
+        (y - line).abs() - brows.half_thickness * taper.clamp_min(0.15), (along.abs() - 1) * brows.half_length
+    )
     hairs = _BROWS.of(look.strands)
     density = (0.68 + 0.08 * hairs) * (1 - 0.4 * brows.tail * ramp((along - 0.1) / 0.5))
     brow = inside(0.005 * hairs - distance, 0.014) * density

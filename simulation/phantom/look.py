@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from simulation.phantom.anatomy import INDEX
-from simulation.phantom.canvas import enlarge
+from simulation.phantom.canvas import COLUMNS, ROWS, halves
 from simulation.phantom.columns import mirrored, on_both_halves
 from simulation.phantom.people import Person
 
@@ -22,11 +23,25 @@ _SKIN = torch.tensor(
     ]
 )
 _HAIR = torch.tensor(
-    [[0.07, 0.06, 0.06], [0.14, 0.09, 0.07], [0.26, 0.16, 0.10], [0.42, 0.27, 0.15], [0.62, 0.47, 0.29], [0.76, 0.64, 0.45]]
+    [
+        [0.07, 0.06, 0.06],
+        [0.14, 0.09, 0.07],
+        [0.26, 0.16, 0.10],
+        [0.42, 0.27, 0.15],
+        [0.62, 0.47, 0.29],
+        [0.76, 0.64, 0.45],
+    ]
 )
 _GREY_HAIR = torch.tensor([0.62, 0.60, 0.58])
 _IRIS = torch.tensor(
-    [[0.20, 0.11, 0.06], [0.30, 0.18, 0.09], [0.34, 0.30, 0.16], [0.30, 0.42, 0.34], [0.33, 0.48, 0.60], [0.45, 0.52, 0.56]]
+    [
+        [0.20, 0.11, 0.06],
+        [0.30, 0.18, 0.09],
+        [0.34, 0.30, 0.16],
+        [0.30, 0.42, 0.34],
+        [0.33, 0.48, 0.60],
+        [0.45, 0.52, 0.56],
+    ]
 )
 _GLASSES_TINT = torch.tensor([1.0, 0.85, 0.72])
 
@@ -117,8 +132,8 @@ def look_of(person: Person, expression: Expression) -> Look:
         hair_volume=on_both_halves(style.hair_volume_N),
         temple=on_both_halves(style.temple_N),
         recede=on_both_halves(style.recede_N),
-        strands=enlarge(_both(style.strands_N1YX)),
-        locks=enlarge(_both(style.hair_noise_N1YX)),
+        strands=_both(style.strands_N1YX),
+        locks=_both(style.hair_noise_N1YX),
         glasses=on_both_halves(style.glasses_N),
         glasses_size=on_both_halves(style.glasses_size_N),
         frame=on_both_halves(style.glasses_shade_N[:, None] * _GLASSES_TINT),
@@ -133,9 +148,8 @@ def look_of(person: Person, expression: Expression) -> Look:
 
 
 def _both(noise_N1YX: Tensor) -> Tensor:
-    """A field over the whole face as its two halves: the left one read from the mid-line outwards."""
-    left, right = noise_N1YX.chunk(2, dim=3)
-    return torch.cat([left.flip(3), right])
+    """Noise over the whole face, enlarged, as two halves that meet without a seam."""
+    return halves(F.interpolate(noise_N1YX, size=(ROWS, 2 * COLUMNS), mode="bilinear", align_corners=False))
 
 
 def _from_table(table_T3: Tensor, place_N: Tensor) -> Tensor:

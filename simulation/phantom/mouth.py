@@ -41,13 +41,13 @@ def paint_nose(image_M3YX: Tensor, nose: Nose, look: Look) -> None:
     """Paints nostrils, wings, base and tip, in place."""
     x, y = _NOSE.x, _NOSE.y
     centre_x, centre_y = nose.wing_x * 0.50, nose.base_y - 0.020 - 0.018 * nose.anteversion
-    half_height = 0.010 + 0.009 * nose.anteversion.clamp(0, 1.6)
-    across, down = (x - centre_x) / (nose.wing_x * 0.24), (y - centre_y - 0.12 * (x - centre_x)) / half_height
-    nostril = 0.75 * inside((1 - across * across - down * down) * 0.010, 0.006)
+    half_height = 0.009 + 0.008 * nose.anteversion.clamp(0, 1.6)
+    across, down = (x - centre_x) / (nose.wing_x * 0.21), (y - centre_y - 0.12 * (x - centre_x)) / half_height
+    nostril = 0.65 * inside((1 - across * across - down * down) * 0.010, 0.006)
     rim = ((x - nose.wing_x * 0.72) / (nose.wing_x * 0.34)) ** 2 + ((y - nose.y - 0.005) / 0.066) ** 2
-    wing = 0.30 * bell((rim + 1e-6).sqrt(), 1.0, 0.16) * ramp((x - nose.wing_x * 0.6) / 0.05)
+    wing = 0.22 * bell((rim + 1e-6).sqrt(), 1.0, 0.16) * ramp((x - nose.wing_x * 0.6) / 0.05)
     middle = bell(x, 0.0, nose.wing_x * 0.35)
-    base = 0.26 * bell(y, nose.base_y + 0.004 + nose.columella * middle, 0.013) * inside(nose.wing_x * 0.62 - x, 0.03)
+    base = 0.16 * bell(y, nose.base_y + 0.004 + nose.columella * middle, 0.013) * inside(nose.wing_x * 0.62 - x, 0.03)
     blend(image_M3YX, _NOSE, (wing + base).clamp(0, 0.6), look.skin * 0.5)
     blend(image_M3YX, _NOSE, nostril, look.skin * _NOSTRIL)
     blend(image_M3YX, _NOSE, 0.14 * spot(_NOSE, 0.0, nose.y - 0.045, 0.035, 0.035), look.skin * 1.25)
@@ -79,7 +79,9 @@ def _lips(mouth: Mouth, look: Look) -> _Lips:
     along = _MOUTH.x / half_width
     arch = (1 - along.clamp(0, 1) ** 2).clamp_min(0)
     root = arch.sqrt()
-    line = mouth.y + (corner_y(mouth, look.smile) - mouth.y) * along * along - 0.012 * mouth.tent * bell(along, 0.0, 0.35)
+    line = (
+        mouth.y + (corner_y(mouth, look.smile) - mouth.y) * along * along - 0.012 * mouth.tent * bell(along, 0.0, 0.35)
+    )
     opened = (look.open + mouth.opening).clamp(0, 1) * 0.13
     upper = mouth.upper * (1 - 0.2 * look.smile)
     bow = 0.028 * bell(_MOUTH.x, 0.0, 0.03) - 0.012 * bell(_MOUTH.x, 0.065, 0.035)
@@ -97,11 +99,17 @@ def _lips(mouth: Mouth, look: Look) -> _Lips:
 
 
 def _paint_lips(image_M3YX: Tensor, mouth: Mouth, lips: _Lips, look: Look) -> None:
-    opacity = 0.78 * inside(torch.minimum(_MOUTH.y - lips.top, lips.bottom - _MOUTH.y), 0.009) * lips.within
+    opacity = 0.84 * inside(torch.minimum(_MOUTH.y - lips.top, lips.bottom - _MOUTH.y), 0.009) * lips.within
     upper_shadow = 0.18 * ramp((lips.line - _MOUTH.y) / 0.05 + 0.5)
     shine = 0.12 * spot(_MOUTH, 0.05, mouth.y + mouth.lower * 0.55 + lips.open, 0.10, 0.025)
     blend(image_M3YX, _MOUTH, opacity, look.lips * (1.03 - upper_shadow + shine))
-    scar = 0.45 * mouth.scar.clamp(0, 1) * bell(_MOUTH.x, 0.055, 0.014) * inside(lips.line - _MOUTH.y) * inside(_MOUTH.y - lips.top + 0.12)
+    scar = (
+        0.45
+        * mouth.scar.clamp(0, 1)
+        * bell(_MOUTH.x, 0.055, 0.014)
+        * inside(lips.line - _MOUTH.y)
+        * inside(_MOUTH.y - lips.top + 0.12)
+    )
     blend(image_M3YX, _MOUTH, scar.clamp(0, 0.6), look.skin * 0.72)
 
 
@@ -112,7 +120,11 @@ def _paint_inside(image_M3YX: Tensor, mouth: Mouth, lips: _Lips, look: Look) -> 
     gap = torch.minimum(_MOUTH.y - lips.inner_top, lips.inner_bottom - _MOUTH.y) - 0.004
     teeth = inside(lips.inner_top + 0.045 - _MOUTH.y, 0.008) * inside(0.78 * lips.half_width - _MOUTH.x, 0.02)
     tongue_top = lips.inner_bottom - 0.03 - 0.03 * mouth.tongue
-    tongue = inside(_MOUTH.y - tongue_top, 0.012) * inside(0.62 * lips.half_width - _MOUTH.x, 0.03) * (0.4 + 0.3 * mouth.tongue)
+    tongue = (
+        inside(_MOUTH.y - tongue_top, 0.012)
+        * inside(0.62 * lips.half_width - _MOUTH.x, 0.03)
+        * (0.4 + 0.3 * mouth.tongue)
+    )
     colour = look.skin * _GUM
     colour = colour + teeth * (_TEETH * (1 - 0.8 * _MOUTH.x) - colour)
     colour = colour + tongue.clamp(0, 1) * (look.skin * _TONGUE * 0.9 - colour)

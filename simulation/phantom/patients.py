@@ -1,4 +1,4 @@
-"""What does a syndrome do to a face? Each feature appears with its probability; the largest shift of a parameter counts.
+"""What does a syndrome do to a face? Each feature comes with its probability; a parameter takes its largest shift.
 
 Shifts are never summed: two terms for one sign (low-set ears; low-set, posteriorly rotated ears) describe it once.
 
@@ -50,6 +50,12 @@ def syndrome_shifts(seed: int, people_N: Tensor, syndromes_N: Sequence[Syndrome 
     return shifts_NF
 
 
+def only_sex(syndromes_N: Sequence[Syndrome | None]) -> Tensor:
+    """0 or 1 where a syndrome occurs in girls or in boys only, -1 elsewhere, int64 (N,)."""
+    codes = {"female": 0, "male": 1}
+    return torch.tensor([-1 if s is None or s.only is None else codes[s.only] for s in syndromes_N])
+
+
 def _group(seed: int, people: list[int], syndrome: Syndrome) -> Tensor:
     """Shifts of people who share a syndrome, (P, F), at severity 1."""
     effects_JF = _effects(syndrome)
@@ -57,8 +63,8 @@ def _group(seed: int, people: list[int], syndrome: Syndrome) -> Tensor:
     drawn = np.stack([philox(seed, Stream.SYNDROME, person).random(1 + 2 * len(probability_J)) for person in people])
     overall_P1, present_PJ, each_PJ = np.split(drawn, [1, 1 + len(probability_J)], axis=1)
     size_PJ = (1 + _PATIENT_RANGE * (2 * overall_P1 - 1)) * (1 + _FEATURE_RANGE * (2 * each_PJ - 1))
-    size_PJ = torch.from_numpy(size_PJ * (present_PJ < probability_J)).float()
-    return _largest(size_PJ[:, :, None] * effects_JF)
+    factor_PJ = torch.from_numpy(size_PJ * (present_PJ < probability_J)).float()
+    return _largest(factor_PJ[:, :, None] * effects_JF)
 
 
 def _largest(shifts_PJF: Tensor) -> Tensor:

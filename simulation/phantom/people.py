@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bioface_core.photos import Demographics
-from simulation.phantom.anatomy import FEATURES, INDEX, MEASURES
+from simulation.phantom.anatomy import FEATURES, INDEX, LATERAL, MEASURES
 from simulation.phantom.columns import choose
 from simulation.phantom.randomness import Layout, Stream, draw_rows
 
@@ -21,10 +21,13 @@ ANCESTRIES = ("group-1", "group-2", "group-3", "group-4")
 """Four groups of equal size that differ in skin tone (1 lightest), hair and iris colour, and in nothing else."""
 
 ADULT_MONTHS = 216.0
+_ASYMMETRY = 0.15  # standard deviations
 _ADULT_SHARE = 0.3
 _ELDEST_MONTHS = 720.0
 _YOUNGEST_MONTHS = 4.0
-_DARKEST_IRIS_AND_HAIR = torch.tensor([[1.0, 0.85], [0.5, 0.45], [0.3, 0.25], [0.2, 0.15]])  # per group: how far the tables go
+_DARKEST_IRIS_AND_HAIR = torch.tensor(
+    [[1.0, 0.85], [0.5, 0.45], [0.3, 0.25], [0.2, 0.15]]
+)  # per group: how far the tables go
 _MEN = {  # shift of the mean in standard deviations for adult men; for adult women the same with the other sign
     **{"jaw_width": 0.6, "jaw_squareness": 0.6, "chin_height": 0.5, "brow_thickness": 0.7, "brow_height": -0.5},
     **{"upper_lip": -0.4, "lower_lip": -0.3, "nose_length": 0.4, "face_length": 0.4, "eye_opening": -0.3},
@@ -36,7 +39,8 @@ _STYLE_UNIFORMS = (
 _STYLE_NORMALS = {"hue": (3,), "tan": (), "hair_noise": (1, 20, 8), "strands": (1, 3, 32)}
 _STYLE = Layout(_STYLE_UNIFORMS, _STYLE_NORMALS)
 _PERSON = Layout(
-    ("sex", "age", "ancestry", "tone", "iris", *_STYLE_UNIFORMS), {"features": (len(MEASURES),), **_STYLE_NORMALS}
+    ("sex", "age", "ancestry", "tone", "iris", *_STYLE_UNIFORMS),
+    {"features": (len(MEASURES),), "asymmetry": (len(LATERAL),), **_STYLE_NORMALS},
 )
 
 
@@ -89,6 +93,7 @@ class Person:
 
     Attributes:
         features_NF: standard deviations, in the order of ``FEATURES``.
+        asymmetry_NF: what is added on the right half of the face and taken away on the left.
         age_months_N: age.
         sex_N: 0 female, 1 male.
         ancestry_N: index into ``ANCESTRIES``.
@@ -97,6 +102,7 @@ class Person:
     """
 
     features_NF: Tensor
+    asymmetry_NF: Tensor
     age_months_N: Tensor
     sex_N: Tensor
     ancestry_N: Tensor
@@ -113,7 +119,7 @@ class Person:
         return Demographics(self.age_months_N, self.sex_N.to(torch.int8), self.ancestry_N.to(torch.int16))
 
 
-def draw_people(seed: int, people_N: Tensor, spread: float, older: float = 0.0) -> Person:
+def draw_people(seed: int, people_N: Tensor, spread: float, older: float = 0.0, only_N: Tensor | None = None) -> Person:
     """Draws healthy people.
 
     Args:
@@ -121,13 +127,17 @@ def draw_people(seed: int, people_N: Tensor, spread: float, older: float = 0.0) 
         people_N: int64 person of each row; equal numbers are the same person.
         spread: how much faces differ, 1 as in a population.
         older: 0 for the usual ages; above 0 an older crowd, below 0 a younger one.
+        only_N: int64, 0 or 1 where a person must be female or male, -1 where either will do.
     """
     draws = draw_rows(seed, Stream.PERSON, people_N, torch.zeros_like(people_N), _PERSON)
     sex_N = (draws["sex"] < 0.5).long()
+    if only_N is not None:
+        sex_N = torch.where(only_N < 0, sex_N, only_N)
     ancestry_N = (draws["ancestry"] * len(ANCESTRIES)).long()
     age_months_N = _age(draws["age"] ** torch.tensor(-older).exp())
     person = Person(
         features_NF=_features(draws["features"]),
+        asymmetry_NF=_asymmetry(draws["asymmetry"]) * spread,
         age_months_N=age_months_N,
         sex_N=sex_N,
         ancestry_N=ancestry_N,
@@ -162,6 +172,12 @@ def _features(measures_NF: Tensor) -> Tensor:
     features_NF[:, INDEX["ala_width"]] = 0.8 * wings + 0.6 * bridge
     features_NF[:, INDEX["synophrys"]] *= 0.5
     return features_NF
+
+
+def _asymmetry(lateral_NL: Tensor) -> Tensor:
+    asymmetry_NF = torch.zeros(len(lateral_NL), len(FEATURES))
+    asymmetry_NF[:, [INDEX[name] for name in LATERAL]] = _ASYMMETRY * lateral_NL
+    return asymmetry_NF
 
 
 def _dimorphism(person: Person) -> Tensor:

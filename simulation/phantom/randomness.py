@@ -1,7 +1,7 @@
 """Where does a phantom's randomness come from? From a counter: (seed, stream, person, photo) fixes every number.
 
-Philox turns a key and a counter into random numbers, so a row can be drawn alone, in any batch and in any order, and is the
-same each time. Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+Philox turns a key and a counter into random numbers, so a row can be drawn alone, in any batch and in any order, and
+is the same each time. Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 
 Legend: N rows.
 """

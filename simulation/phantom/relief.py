@@ -74,10 +74,12 @@ def _eye_sockets(eyes: Eyes) -> Tensor:
 def _nose(nose: Nose) -> Tensor:
     x, y = COARSE.x, COARSE.y
     along = ramp((y + 0.06) / (nose.y + 0.06))
-    ridge = nose.bridge_depth + (nose.tip_depth - nose.bridge_depth) * along**1.15 + nose.hump * bell(y, nose.y * 0.45, 0.1)
+    ridge = (
+        nose.bridge_depth + (nose.tip_depth - nose.bridge_depth) * along**1.15 + nose.hump * bell(y, nose.y * 0.45, 0.1)
+    )
     half_width = nose.bridge_half_width + (nose.tip_half_width - nose.bridge_half_width) * along
     extent = ramp((y + 0.24) / 0.24) * (1 - ramp((y - nose.y + 0.02) / (0.10 - 0.015 * nose.anteversion)))
-    wings = 0.10 * spot(COARSE, nose.wing_x * 0.78, nose.y + 0.02, 0.052, 0.05)
+    wings = 0.075 * spot(COARSE, nose.wing_x * 0.78, nose.y + 0.02, 0.050, 0.05)
     return ridge * extent * bell(x, 0.0, half_width) + wings + 0.03 * spot(COARSE, 0.0, nose.y - 0.02, 0.06, 0.05)
 
 

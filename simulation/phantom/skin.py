@@ -8,21 +8,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from simulation.phantom.anatomy import Face, Hairline
+from simulation.phantom.anatomy import Face
 from simulation.phantom.canvas import COARSE, WHOLE, bell, enlarge, inside, ramp, rgb, spot
 from simulation.phantom.look import Look
 from simulation.phantom.relief import fold_line, outline
 
 _REDDER = rgb(0.30, -0.40, -0.32)
 _STUBBLE = rgb(0.42, 0.36, 0.30)
-_EAR_TINT = rgb(0.94, 0.82, 0.77)
+_EAR_TINT = rgb(0.95, 0.85, 0.81)
 _CROWN_Y = -0.25  # above it the hair is a dome, below it follows the cheeks
+_HANGING_Y = 0.55  # and below this it hangs straight down
 
 
 def paint_skin(face: Face, look: Look) -> Tensor:
     """Skin over the whole grid, (M, 3, Y, X)."""
     edge = outline(face.head, COARSE.y)
-    shade = _hollows(face) * (1 - 0.40 * ramp((COARSE.x / edge - 0.80) / 0.25)) - _lines(face, look)
+    shade = _hollows(face) * (1 - 0.30 * ramp((COARSE.x / edge - 0.80) / 0.25)) - _lines(face, look)
     colour = look.skin * shade.clamp(0.15, 1.2) * (1 + _redness(face, look) * _REDDER)
     return enlarge(colour * (1 - _beard(face, look) * _STUBBLE))
 
@@ -36,11 +37,13 @@ def paint_surroundings(image_M3YX: Tensor, face: Face, look: Look) -> Tensor:
     beyond = WHOLE.x - outline(face.head, WHOLE.y)
     skin = inside(torch.minimum(torch.minimum(-beyond, face.head.chin_y - WHOLE.y), WHOLE.y - face.head.top_y), 0.012)
     ears, ear_colour = _ears(face, look)
-    ears = ears * (1 - skin)
-    hair = _hair(face.hairline, face, look, beyond) * torch.maximum(_front(face, look), (1 - skin) * (1 - ears))
-    image_M3YX += ears * (ear_colour - image_M3YX)
-    image_M3YX += hair * (_hair_colour(look, beyond) - image_M3YX)
-    return torch.maximum(torch.maximum(skin, ears), hair)
+    image_M3YX += ears * (1 - skin) * (ear_colour - image_M3YX)
+    possible = _hair(face, look)
+    hair = possible * torch.maximum(_front(face, look), (1 - skin) * (1 - ears))
+    # Where hair is all there is, a strand's thin edge has the hair's colour too: it is the opacity that fades.
+    share = hair / (hair + (1 - hair) * torch.maximum(skin, ears) + 1e-3)
+    image_M3YX += share * (_hair_colour(look, beyond) - image_M3YX)
+    return 1 - (1 - skin) * (1 - ears) * (1 - possible)
 
 
 def _redness(face: Face, look: Look) -> Tensor:
@@ -54,8 +57,8 @@ def _hollows(face: Face) -> Tensor:
     inner = (0.12 + 0.14 * head.maturity) * spot(COARSE, eyes.x - eyes.half_length - 0.03, -0.03, 0.07, 0.08)
     sockets = 0.12 * spot(COARSE, eyes.x, -0.05, 0.19, 0.10)
     bags = 0.10 * eyes.puffiness * spot(COARSE, eyes.x - 0.02, 0.135, 0.15, 0.035)
-    wings = 0.18 * spot(COARSE, nose.wing_x + 0.02, nose.y + 0.02, 0.035, 0.06)
-    base = 0.12 * spot(COARSE, 0.0, nose.base_y + 0.015, 0.13, 0.03)
+    wings = 0.11 * spot(COARSE, nose.wing_x + 0.02, nose.y + 0.02, 0.035, 0.06)
+    base = 0.07 * spot(COARSE, 0.0, nose.base_y + 0.015, 0.13, 0.03)
     chin = 0.13 * spot(COARSE, 0.0, mouth.y + mouth.lower + 0.06, 0.17, 0.03)
     flank = (0.3 + nose.bridge_depth * 4).clamp(0, 1.1) * 0.08 * spot(COARSE, 0.13, 0.14, 0.05, 0.13)
     return 1 - inner - sockets - bags - wings - base - chin - flank
@@ -66,7 +69,7 @@ def _lines(face: Face, look: Look) -> Tensor:
     age = 0.3 + 0.7 * head.maturity
     fold = (0.05 * age + 0.10 * look.smile + 0.05 * head.wrinkles) * fold_line(face)
     under_eyes = 0.05 * head.wrinkles * spot(COARSE, eyes.x, 0.20, 0.14, 0.018)
-    forehead = 0.04 * head.wrinkles * torch.cos(COARSE.y * 70) * spot(COARSE, 0.0, -0.45, 0.35, 0.10)
+    forehead = 0.02 * head.wrinkles * torch.cos(COARSE.y * 70) * spot(COARSE, 0.0, -0.45, 0.35, 0.10)
     return fold + under_eyes + forehead
 
 
@@ -90,16 +93,20 @@ def _ears(face: Face, look: Look) -> tuple[Tensor, Tensor]:
     return opacity, look.skin * _EAR_TINT * (0.66 + 0.34 * ramp((radius - 0.25) / 0.5))
 
 
-def _hair(hairline: Hairline, face: Face, look: Look, beyond: Tensor) -> Tensor:
+def _hair(face: Face, look: Look) -> Tensor:
     """Where hair can be: inside a dome over the skull, and beside the face down to its length."""
     x, y = WHOLE.x, WHOLE.y
     top = face.head.top_y - look.hair_volume * 0.9
     half_width = face.head.half_width + look.hair_volume
-    dome = 1 - (x / half_width) ** 2 - ((y - _CROWN_Y) / (top - _CROWN_Y)) ** 2
-    sides = look.hair_volume * (1 - 0.35 * ramp((y - _CROWN_Y) / 0.6)) - beyond
-    shape = torch.where(y < _CROWN_Y, dome * 0.4, torch.minimum(sides, look.hair_length - y))
-    density = 1 - 0.3 * hairline.sparseness.clamp(0, 2)
-    return inside(shape + 0.02 * look.locks, 0.02) * density
+    dome = 0.4 * (1 - (x / half_width) ** 2 - ((y - _CROWN_Y) / (top - _CROWN_Y)) ** 2)
+    beyond = x - outline(face.head, y.clamp_max(_HANGING_Y))
+    over_the_skull = torch.minimum(0.015 + 0.5 * look.hair_volume - beyond, y - top)
+    outer = look.hair_volume * (1 - 0.35 * ramp((y - _CROWN_Y) / 0.6)) - beyond
+    inner = beyond + 0.15 + 2 * (_HANGING_Y - y).clamp_min(0)
+    shape = torch.where(y < _CROWN_Y, torch.maximum(dome, over_the_skull), torch.minimum(outer, inner))
+    ends = inside(look.hair_length + 0.04 * look.locks + 0.03 * look.strands - y, 0.035)
+    density = 1 - 0.3 * face.hairline.sparseness.clamp(0, 2)
+    return inside(shape + 0.02 * look.locks, 0.02) * ends * density
 
 
 def _front(face: Face, look: Look) -> Tensor:

@@ -1,0 +1,1 @@
+"""What can be tried on one machine? Phantom hospitals, partitions, and whole federations."""
