@@ -30,7 +30,9 @@ app = typer.Typer(
 )
 
 StudyArgument = Annotated[str, typer.Argument(metavar="[STUDY]", help="A study file, or demo, paper, smoke.")]
-Overrides = Annotated[list[str], typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override, e.g. train.rate=1e-4.")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override, e.g. train.rate=1e-4.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 

@@ -45,7 +45,7 @@ class Model(Section):
             training in one place only.
         base: ``pretrain`` (run stage 1 first), ``scratch``, or a file of weights (ours, or the IR-SE-50 layout).
         base_sha256: hash of the base, filled in when it is known.
-        trainable: which tensors train and travel; ``all`` but the frozen ones, the ``last-stage`` and head, or the ``head``.
+        trainable: what trains and travels: ``all`` but the frozen tensors, the ``last-stage`` and head, or the ``head``.
     """
 
     depth: Literal[10, 18, 34, 50] = 18
@@ -78,6 +78,8 @@ class Loss(Section):
         metric: ``pull`` to one's own prototype, or batch-hard ``triplet``.
         metric_weight: lambda_met.
         triplet_margin: distance in cosine.
+        absent: what the prototypes of syndromes a hospital has no patient of do in its loss: ``repel`` its patients
+            and stay where they are, or take no part (``mask``). Either way they are left out of its update.
         identification: whether the identification stream of the cross modes runs.
         identification_weight: lambda_id (``cross-sum``).
         identification_every: one identification step after so many syndrome steps (``cross-alternate``).
@@ -90,6 +92,7 @@ class Loss(Section):
     metric: Literal["pull", "triplet"] = "pull"
     metric_weight: NotNegative = 0.5
     triplet_margin: Positive = 0.2
+    absent: Literal["repel", "mask"] = "repel"
     identification: bool = True
     identification_weight: NotNegative = 0.5
     identification_every: Count = 2
@@ -187,7 +190,7 @@ class Federation(Section):
         server_momentum: beta 1 (``fedavgm``, ``fedadam``, ``fedyogi``).
         server_beta2: beta 2 (``fedadam``, ``fedyogi``).
         server_tau: adaptivity (``fedadagrad``, ``fedadam``, ``fedyogi``).
-        weighting: ``patients`` weighs a hospital by its training patients in steps of ``weight_step``, ``equal`` does not.
+        weighting: ``patients`` weighs a hospital by its training patients in steps of ``weight_step``; or ``equal``.
         weight_step: patients are rounded up to a multiple of this before they leave as a weight.
         quorum: least share of the hospitals that must answer a round.
         deadline_s: seconds after which a round goes on without the missing, given the quorum.

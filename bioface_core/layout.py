@@ -60,7 +60,7 @@ def layout_of(model: Recogniser) -> Layout:
 
 
 def _moving(model: Recogniser) -> dict[str, Tensor]:
-    """What changes in training: open parameters, the statistics of training BatchNorm, and at the end the prototypes."""
+    """What changes in training: open parameters, the statistics of training BatchNorm, and last the prototypes."""
     moving: dict[str, Tensor] = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
     for path, module in model.named_modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):

@@ -56,7 +56,7 @@ class Learner:
     Args:
         study: every parameter.
         base: where the trunk starts from.
-        identities: public or phantom people whose labels count ``base.identities_ID``; needed where the loss identifies.
+        identities: public or phantom people, labels counting ``base.identities_ID``; needed where the loss identifies.
         device: where it lives.
     """
 

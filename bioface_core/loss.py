@@ -1,5 +1,4 @@
-"""What is the cross-loss? Our reconstruction: tell syndromes apart by angular margin, pull each patient to its
-syndrome's prototype, and keep the ability to tell people apart.
+"""What is the cross-loss? Our reconstruction: part syndromes by angle, tighten each, keep telling people apart.
 
     L_cls   ArcFace over syndromes, prototypes as weights
     L_met   pull to one's own prototype (or batch-hard triplet)
@@ -124,7 +123,7 @@ def syndrome_loss(
     Args:
         embeddings_ND: unit embeddings of patients.
         labels_N: int64 syndromes.
-        prototypes_KD: one per syndrome.
+        prototypes_KD: one per syndrome; those of absent syndromes get no gradient.
         present_K: bool, the syndromes this site has.
         loss: mode and weights.
         margin: the margin of this round, radians.
@@ -132,10 +131,12 @@ def syndrome_loss(
     Returns:
         A scalar.
     """
+    prototypes_KD = torch.where(present_K[:, None], prototypes_KD, prototypes_KD.detach())
+    rivals_K = present_K if loss.absent == "mask" else None
     if loss.mode == "ce":
-        return cross_entropy(scores(embeddings_ND, prototypes_KD, loss), labels_N, present_K)
+        return cross_entropy(scores(embeddings_ND, prototypes_KD, loss), labels_N, rivals_K)
     cosines_NK = cosines(embeddings_ND, prototypes_KD)
-    classified = arcface(cosines_NK, labels_N, loss.scale, margin, present_K)
+    classified = arcface(cosines_NK, labels_N, loss.scale, margin, rivals_K)
     if loss.mode == "arcface" or loss.metric_weight == 0:
         return classified
     if loss.metric == "triplet":

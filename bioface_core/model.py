@@ -43,6 +43,7 @@ class FrozenNorm(nn.Module):
             self.register_buffer(name, torch.full((channels,), value))
 
     def forward(self, maps: Tensor) -> Tensor:
+        """The normalised maps, of the same shape."""
         return F.batch_norm(maps, self.running_mean, self.running_var, self.weight, self.bias, training=False)
 
 
@@ -56,6 +57,7 @@ class SqueezeExcite(nn.Module):
         self.fc2 = nn.Conv2d(squeezed, channels, 1, bias=False)
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
+        """The weighted maps, of the same shape."""
         squeezed_NC11 = maps_NCHW.mean((2, 3), keepdim=True)
         return maps_NCHW * torch.sigmoid(self.fc2(F.relu(self.fc1(squeezed_NC11))))
 
@@ -76,6 +78,7 @@ class Unit(nn.Module):
         self.res_layer = nn.Sequential(*residual, *([SqueezeExcite(leaving)] if config.squeeze_excite else []))
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
+        """Maps of ``leaving`` channels, ``stride`` times smaller."""
         residual: Tensor = self.res_layer(maps_NCHW) + self.shortcut_layer(maps_NCHW)
         return residual
 

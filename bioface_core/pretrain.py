@@ -38,8 +38,8 @@ def pretrain(
     """Trains a trunk to identify people.
 
     Args:
-        study: ``model``, ``pretrain``, ``speed`` and ``seed`` are used. Normalisation is ``batch`` unless the study's is
-            ``group``: statistics that are frozen later have to come from somewhere.
+        study: ``model``, ``pretrain`` and ``seed`` are used. Normalisation is ``batch`` unless the study's is ``group``:
+            statistics that are frozen later have to come from somewhere.
         people: photos whose labels 0..I-1 are identities, on ``device``.
         device: where to train.
         on_epoch: called after each epoch.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bioface_core.config import Study
 from bioface_core.errors import ConfigError
-from bioface_core.photos import Demographics, PhotoSet
+from bioface_core.photos import PhotoSet
 from bioface_core.seeding import generator
 from bioface_core.store import Store, read_store
 from bioface_core.syndromes import catalogue
@@ -74,7 +74,9 @@ def _phantom_hospitals(study: Study, on_photos: Callable[[int, int], None]) -> l
     for site in range(len(hospital_names(study))):
         chosen_P = hospital_P == site
         stores.append(
-            _phantom_store(study, site, people_P[chosen_P], labels_P[chosen_P], lambda n, _, d=done: on_photos(d + n, total))
+            _phantom_store(
+                study, site, people_P[chosen_P], labels_P[chosen_P], lambda n, _, d=done: on_photos(d + n, total)
+            )
         )
         done += int(chosen_P.sum()) * settings.photos_per_patient
     return stores

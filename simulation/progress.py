@@ -1,8 +1,7 @@
-"""How does someone at the terminal see that work goes on? Bars on standard error, a line each where there is no terminal."""
+"""How does someone at the terminal see that work goes on? By bars on standard error."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from types import TracebackType
 

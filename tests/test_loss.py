@@ -101,6 +101,22 @@ def test_a_class_that_is_absent_takes_no_part() -> None:
     assert prototypes_KD.grad[:2].abs().min() > 0
 
 
+@pytest.mark.parametrize("absent", ["repel", "mask"])
+@pytest.mark.parametrize("mode", ["ce", "joint"])
+def test_prototypes_of_absent_syndromes_repel_but_stay(absent: str, mode: str) -> None:
+    embeddings_ND, labels_N, prototypes_KD = faces(4)
+    labels_N = labels_N % 2
+    settings_ = Loss.model_validate({"mode": mode, "absent": absent})
+    present_K = torch.tensor([True, True, False, False])
+    embeddings_ND.requires_grad_(), prototypes_KD.requires_grad_()
+    value = loss.syndrome_loss(embeddings_ND, labels_N, prototypes_KD, present_K, settings_, 0.2)
+    towards_ND, moved_KD = torch.autograd.grad(value, (embeddings_ND, prototypes_KD))
+    assert moved_KD[2:].abs().max() == 0 < moved_KD[:2].abs().min()
+    without = loss.syndrome_loss(embeddings_ND, labels_N, prototypes_KD[:2], present_K[:2], settings_, 0.2)
+    alone_ND = torch.autograd.grad(without, embeddings_ND)[0]
+    assert torch.allclose(towards_ND, alone_ND) is (absent == "mask")
+
+
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 0], [0, 0, 0, 0, 0, 0], [0, 1, 2, 3, 1, 3]])
 def test_triplet_is_its_equation(labels: list[int]) -> None:
     embeddings_ND, _, _ = faces(2)

@@ -1,0 +1,189 @@
+"""How does a message travel? As two records: a header of scalars, and one flat array of raw little-endian bytes.
+
+No pickle, no ``np.save``. Reading is strict: fields and types, ticket, layout, length, finite values and bounds are
+checked, in that order, and before a byte of the array is copied.
+
+Legend: n values of the vector, K syndromes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from torch import Tensor
+
+from bioface_core.errors import WireError
+from bioface_core.evaluate import Counts
+from bioface_core.messages import (
+    COUNT_BOUND,
+    WEIGHT_BOUND,
+    Code,
+    Contract,
+    Evaluation,
+    Phase,
+    Reply,
+    Request,
+    Ticket,
+    Update,
+    demand,
+)
+
+VERSION = 1
+
+_SERIALISATION = "bioface.raw"
+_NUMPY: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "int64": np.dtype("<i8")}
+_CHUNK = 2**18  # values at a time: float64 copies stay in the processor's cache
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+_TICKET_FIELDS = {"version": int, "study": str, "run": str, "round": int, "attempt": int, "phase": str}
+_REQUEST_FIELDS = _TICKET_FIELDS | {"schema": str}
+_EVALUATION_FIELDS = _TICKET_FIELDS | {"hospital": str}
+_UPDATE_FIELDS = _EVALUATION_FIELDS | {"schema": str, "weight": int, "class_weights": list, "loss": float}
+
+
+def pack_request(request: Request) -> RecordDict:
+    """The records of a request."""
+    return _records(_pack_ticket(request.ticket) | {"schema": request.schema}, request.vector)
+
+
+def unpack_request(record: RecordDict, contract: Contract) -> Request:
+    """Reads a request at a hospital.
+
+    Raises:
+        WireError: it is not exactly what ``contract`` says.
+    """
+    header = _read_header(record, _REQUEST_FIELDS)
+    ticket = _read_ticket(header)
+    contract.check(ticket, header["schema"])
+    vector = _read_array(record, "float32", contract.size)
+    demand(math.isfinite(norm(vector)), Code.NOT_FINITE)
+    return Request(ticket, header["schema"], vector)
+
+
+def pack_reply(reply: Reply) -> RecordDict:
+    """The records of a reply."""
+    header = _pack_ticket(reply.ticket) | {"hospital": reply.hospital}
+    if isinstance(reply, Evaluation):
+        return _records(header, torch.cat([reply.counts.confusion_KK.flatten(), reply.counts.ranks_KK.flatten()]))
+    header |= {"schema": reply.schema, "weight": reply.weight, "loss": reply.loss}
+    return _records(header | {"class_weights": reply.class_weights_K.tolist()}, reply.delta)
+
+
+def unpack_reply(record: RecordDict, contract: Contract, asked: Ticket) -> Reply:
+    """Reads a reply at the server.
+
+    Args:
+        record: what came.
+        contract: of this study.
+        asked: the ticket of the request it should answer.
+
+    Raises:
+        WireError: it is not exactly what ``contract`` says, or it answers another question.
+    """
+    trained = asked.phase is Phase.TRAIN
+    header = _read_header(record, _UPDATE_FIELDS if trained else _EVALUATION_FIELDS)
+    ticket = _read_ticket(header)
+    demand(ticket.study_id == contract.study_id, Code.STUDY, ticket.study_id[:12])
+    demand(ticket == asked, Code.STALE, f"round {ticket.round}, attempt {ticket.attempt}, {ticket.phase}")
+    demand(_NAME.fullmatch(header["hospital"]) is not None, Code.NAME)
+    if trained:
+        return _read_update(record, header, ticket, contract)
+    return Evaluation(ticket, header["hospital"], _read_counts(record, contract.classes))
+
+
+def payload_bytes(record: RecordDict) -> int:
+    """How many bytes of arrays a message carries; a header of a few hundred comes on top."""
+    return sum(len(array.data) for arrays in record.array_records.values() for array in arrays.values())
+
+
+def norm(vector: Tensor) -> float:
+    """Euclidean norm, summed in float64.
+
+    Args:
+        vector: float32 (n,).
+
+    Returns:
+        NaN or infinity exactly where a value is not finite.
+    """
+    squares = [float(part.double().square_().sum()) for part in vector.split(_CHUNK)]
+    return math.sqrt(sum(squares))
+
+
+def _read_update(record: RecordDict, header: dict[str, Any], ticket: Ticket, contract: Contract) -> Update:
+    """The rest of an update, whose ticket is known to be right."""
+    weight, class_weights, loss = header["weight"], header["class_weights"], header["loss"]
+    demand(header["schema"] == contract.schema, Code.SCHEMA, header["schema"][:12])
+    demand(0 <= weight <= WEIGHT_BOUND, Code.WEIGHT, str(weight))
+    demand(len(class_weights) == contract.classes, Code.WEIGHT, f"{len(class_weights)} classes")
+    demand(all(type(value) is int and 0 <= value <= weight for value in class_weights), Code.WEIGHT, "of a class")
+    demand(math.isfinite(loss), Code.NOT_FINITE, "loss")
+    delta = _read_array(record, "float32", contract.size)
+    length = norm(delta)
+    demand(math.isfinite(length), Code.NOT_FINITE, "delta")
+    demand(length <= contract.norm_bound, Code.NORM, f"{length:.3g}")
+    class_weights_K = torch.tensor(class_weights, dtype=torch.int64)
+    return Update(ticket, header["hospital"], header["schema"], delta, weight, class_weights_K, loss)
+
+
+def _read_counts(record: RecordDict, classes: int) -> Counts:
+    """Two tables that are possible counts of the same patients."""
+    tables = _read_array(record, "int64", 2 * classes**2)
+    demand(bool(((tables >= 0) & (tables < COUNT_BOUND)).all()), Code.COUNTS, "out of range")
+    confusion_KK, ranks_KK = tables.view(2, classes, classes)
+    try:
+        return Counts.from_json({"confusion": confusion_KK.tolist(), "ranks": ranks_KK.tolist()})
+    except ValueError as error:
+        raise WireError(Code.COUNTS, str(error)) from error
+
+
+def _records(header: dict[str, Any], flat: Tensor) -> RecordDict:
+    """The two records of a message."""
+    dtype = str(flat.dtype).removeprefix("torch.")
+    data = flat.detach().numpy().astype(_NUMPY[dtype], copy=False).tobytes()
+    array = Array(dtype, tuple(flat.shape), _SERIALISATION, data)
+    return RecordDict({"header": ConfigRecord(header), "arrays": ArrayRecord({"flat": array})})
+
+
+def _read_header(record: RecordDict, fields: dict[str, type]) -> dict[str, Any]:
+    """The header, if the message has the two records and the header has these fields of these types."""
+    header = record.get("header")
+    demand(record.keys() == {"header", "arrays"} and isinstance(header, ConfigRecord), Code.MALFORMED, "records")
+    found: dict[str, Any] = dict(header or {})
+    demand(found.keys() == fields.keys(), Code.MALFORMED, "fields")
+    demand(all(type(found[name]) is kind for name, kind in fields.items()), Code.MALFORMED, "types")
+    demand(found["version"] == VERSION, Code.VERSION, str(found["version"]))
+    return found
+
+
+def _read_array(record: RecordDict, dtype: str, length: int) -> Tensor:
+    """A writable copy of the one flat array, checked before a byte of it is copied."""
+    arrays, expected = record["arrays"], _NUMPY[dtype]
+    if not isinstance(arrays, ArrayRecord) or arrays.keys() != {"flat"}:
+        raise WireError(Code.MALFORMED, "arrays")
+    array = arrays["flat"]
+    demand(array.stype == _SERIALISATION, Code.MALFORMED, "serialisation")
+    demand(array.dtype == dtype, Code.DTYPE, array.dtype[:16])
+    demand(tuple(array.shape) == (length,), Code.LENGTH, str(array.shape)[:32])
+    demand(len(array.data) == length * expected.itemsize, Code.LENGTH, f"{len(array.data)} bytes")
+    return torch.from_numpy(np.frombuffer(array.data, expected).astype(expected.newbyteorder("=")))
+
+
+def _pack_ticket(ticket: Ticket) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "study": ticket.study_id,
+        "run": ticket.run_id,
+        "round": ticket.round,
+        "attempt": ticket.attempt,
+        "phase": ticket.phase.value,
+    }
+
+
+def _read_ticket(header: dict[str, Any]) -> Ticket:
+    demand(header["phase"] in list(Phase), Code.MALFORMED, "phase")
+    return Ticket(header["study"], header["run"], header["round"], header["attempt"], Phase(header["phase"]))

@@ -1,0 +1,1 @@
+"""What does the coordinating lab run? Rounds, the server's optimiser, the ServerApp; it never sees a photo."""

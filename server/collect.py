@@ -1,0 +1,211 @@
+"""Who is asked, and whose answer counts? One request to every connected hospital, and the good replies as they come.
+
+A reply counts once, if it answers exactly what was asked, passes the checks on receipt and names a hospital that may.
+Whoever sends anything else, or nothing before the deadline, is left out of the round with one word of ``Code``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from bioface_core.errors import WireError
+from bioface_core.messages import Code, Contract, Reply, Request
+from bioface_core.wire import pack_request, payload_bytes, unpack_reply
+from server.journal import Answered, Dropped, Entry, LeftOut
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.2  # between two looks for replies
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where time comes from; a test brings its own."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+class Roster:
+    """Which hospitals belong to the run, and which node is which.
+
+    Args:
+        hospitals: names by node where the lab registered the nodes; names alone where nodes come as they please (a
+            simulation): a node's name is then learnt from its first good reply, and kept.
+    """
+
+    def __init__(self, hospitals: Mapping[int, str] | Sequence[str]) -> None:
+        registered = isinstance(hospitals, Mapping)
+        self._registered = registered
+        self._names: dict[int, str] = dict(hospitals) if isinstance(hospitals, Mapping) else {}
+        self.hospitals = tuple(hospitals.values()) if isinstance(hospitals, Mapping) else tuple(hospitals)
+        assert len(set(self.hospitals)) == len(self.hospitals) > 0, "hospitals are one or more, with different names"
+
+    def expects(self, node: int) -> bool:
+        """Whether this node may be asked."""
+        return not self._registered or node in self._names
+
+    def name(self, node: int) -> str:
+        """The hospital's name, or the node's number as long as no name is known."""
+        return self._names.get(node, f"node-{node}")
+
+    def admit(self, node: int, hospital: str) -> None:
+        """Learns or checks the name that a node gives.
+
+        Raises:
+            WireError: not in the roster, or another node's.
+        """
+        known = self._names.get(node)
+        taken = hospital in self._names.values() and known != hospital
+        if hospital not in self.hospitals or taken or (known is not None and known != hospital):
+            raise WireError(Code.NAME, f"node {node}")
+        self._names[node] = hospital
+
+
+@dataclass
+class Collected:
+    """What came of a request.
+
+    Attributes:
+        answered: hospitals whose reply counts, as they came.
+        refused: the others that were asked, and why not.
+        bytes_down: arrays sent.
+        bytes_up: arrays of the replies that count.
+    """
+
+    answered: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    bytes_down: int = 0
+    bytes_up: int = 0
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The server's end of the wire.
+
+    Attributes:
+        grid: any engine's.
+        roster: who may answer.
+        contract: what a good reply looks like.
+        record: is told of every reply, before it counts.
+        clock: for deadlines and pauses.
+    """
+
+    grid: Grid
+    roster: Roster
+    contract: Contract
+    record: Callable[[Entry], None]
+    clock: Clock
+
+    def connected(self, wanted: int, patience_s: float) -> list[int]:
+        """The nodes that can be asked now, in order.
+
+        Args:
+            wanted: enough of them to stop waiting for more.
+            patience_s: how long to wait for so many.
+        """
+        until, pause = self.clock.now() + patience_s, _FIRST_PAUSE_S
+        while True:
+            nodes = sorted(node for node in self.grid.get_node_ids() if self.roster.expects(node))
+            if len(nodes) >= wanted or self.clock.now() >= until:
+                return nodes
+            self.clock.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    def ask(self, request: Request, nodes: list[int], deadline_s: float, accept: Callable[[Reply], None]) -> Collected:
+        """Sends a request and hands on every good reply until all have answered or the deadline is over.
+
+        Args:
+            request: the question; its vector is encoded once for all.
+            nodes: whom to ask.
+            deadline_s: also the lifetime of the messages.
+            accept: takes a good reply; called once for a hospital at most.
+        """
+        broadcast = _Broadcast(self, request, accept)
+        until = self.clock.now() + deadline_s
+        broadcast.send(nodes, deadline_s)
+        pause = _FIRST_PAUSE_S
+        while broadcast.pending:
+            if broadcast.pull():
+                pause = _FIRST_PAUSE_S
+            elif self.clock.now() >= until:
+                break
+            else:
+                self.clock.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+        for node in broadcast.pending.values():
+            broadcast.leave_out(node, Code.LATE)
+        return broadcast.collected
+
+
+class _Broadcast:
+    """One request on its way: which messages are unanswered, and what has come."""
+
+    def __init__(self, exchange: Exchange, request: Request, accept: Callable[[Reply], None]) -> None:
+        self._exchange, self._request, self._accept = exchange, request, accept
+        self.collected = Collected()
+        self.pending: dict[str, int] = {}
+        self._settled: set[str] = set()
+
+    def send(self, nodes: list[int], lifetime_s: float) -> None:
+        """One message to each node, pushed one by one so that each is known by its own id."""
+        ticket, content = self._request.ticket, pack_request(self._request)
+        for node in nodes:
+            message = Message(content, node, ticket.phase.value, ttl=lifetime_s, group_id=str(ticket.round))
+            ids = [identity for identity in self._exchange.grid.push_messages([message]) if identity]
+            self.pending |= dict.fromkeys(ids, node)
+            self.collected.bytes_down += payload_bytes(content)
+            if not ids:
+                self.leave_out(node, Code.LOST)
+
+    def pull(self) -> bool:
+        """Settles what has come; whether that was anything."""
+        before = len(self.pending)
+        for message in self._exchange.grid.pull_messages(list(self.pending)):
+            self._settle(message)
+        return len(self.pending) < before
+
+    def leave_out(self, node: int, code: str) -> None:
+        """Notes that a node's hospital does not count in this round."""
+        name = self._exchange.roster.name(node)
+        self.collected.refused[name] = code
+        self._exchange.record(LeftOut(*self._place(), name, code))
+
+    def _settle(self, message: Message) -> None:
+        """Counts a message, or notes why it does not count."""
+        identity = message.metadata.reply_to_message_id
+        node = self.pending.pop(identity, None)
+        if node is None:
+            reason = "duplicate" if identity in self._settled else "late"
+            return self._exchange.record(Dropped(*self._place(), reason))
+        self._settled.add(identity)
+        try:
+            reply = self._read(message, node)
+        except WireError as error:
+            return self.leave_out(node, error.code)
+        self._exchange.record(Answered(*self._place(), reply.hospital))
+        self.collected.answered.append(reply.hospital)
+        self.collected.bytes_up += payload_bytes(message.content)
+        self._accept(reply)
+
+    def _read(self, message: Message, node: int) -> Reply:
+        """The checks on receipt."""
+        if message.has_error():
+            raise WireError(_code_in(message.error.reason))
+        if not message.has_content():
+            raise WireError(Code.MALFORMED, "empty")
+        reply = unpack_reply(message.content, self._exchange.contract, self._request.ticket)
+        self._exchange.roster.admit(node, reply.hospital)
+        return reply
+
+    def _place(self) -> tuple[int, int, str]:
+        ticket = self._request.ticket
+        return ticket.round, ticket.attempt, ticket.phase.value
+
+
+def _code_in(reason: str | None) -> Code:
+    """The word a hospital sent, or ``LOST`` for whatever the transport has to say."""
+    return Code(reason) if reason in list(Code) else Code.LOST

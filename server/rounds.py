@@ -1,0 +1,289 @@
+"""How does a run go from round to round, and survive? A journalled loop over any engine's ``Grid``.
+
+select -> broadcast -> collect -> aggregate -> step -> evaluate -> checkpoint. What has happened is in the journal
+before it takes effect, what a round made is in its checkpoint. A run that was killed goes on from its last complete
+round, and begins the next one again under a new attempt number. A hospital's work depends on the model, the round and
+its own name alone, so the end is the same bit for bit.
+
+Legend: n values of the vector, S hospitals.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn, Protocol
+
+import torch
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from bioface_core.checkpoint import RoundSummary, RunFolder, digest, pack
+from bioface_core.config import Study
+from bioface_core.errors import RoundError, RunError
+from bioface_core.evaluate import Counts
+from bioface_core.messages import Code, Contract, Evaluation, Phase, Reply, Request, Shape, Ticket, Update
+from server.collect import Clock, Collected, Exchange, Roster
+from server.journal import Aggregated, Checkpointed, Entry, Failed, Journal, Opened, Started
+from server.strategy import ServerState, WeightedSum, start_state, step
+
+_VECTOR, _MOMENT = "vector", "moment."
+
+
+class SharedModel(Shape, Protocol):
+    """What the server needs of the model; a ``Learner`` has it."""
+
+    @property
+    def embedding(self) -> int:
+        """The length D of an embedding; the last K * D values of the vector are the prototypes."""
+
+    def start(self) -> Tensor:
+        """The vector before training, float32 CPU (n,)."""
+
+    def weights(self, vector: Tensor) -> dict[str, Tensor]:
+        """The whole model by name."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run after a round.
+
+    Attributes:
+        round: the last finished one; 0 is the model before training.
+        server: the shared vector and the optimiser's moments.
+        history: one entry per finished round, from round 0.
+    """
+
+    round: int
+    server: ServerState
+    history: tuple[RoundSummary, ...]
+
+
+@dataclass(frozen=True)
+class RoundDone:
+    """A round is finished and on the disk."""
+
+    summary: RoundSummary
+
+
+Event = Entry | RoundDone
+
+
+def run_rounds(
+    grid: Grid,
+    study: Study,
+    model: SharedModel,
+    folder: RunFolder,
+    hospitals: Mapping[int, str] | Sequence[str],
+    on_event: Callable[[Event], None] = lambda event: None,
+    clock: Clock = Clock(),  # noqa: B008 - immutable
+) -> RunState:
+    """Runs a study's rounds to the last, from wherever the folder says it stands.
+
+    Args:
+        grid: the engine.
+        study: every parameter.
+        model: the shared model, at its start.
+        folder: open and locked.
+        hospitals: names by node, or names alone (see ``Roster``).
+        on_event: is told of everything, after it is in the journal.
+        clock: for tests.
+
+    Returns:
+        The state after the last round.
+
+    Raises:
+        RoundError: a round had fewer good replies than the quorum; the run can be started again.
+        RunError: the folder is damaged or cannot be written.
+    """
+    torch.set_num_threads(study.speed.threads)
+    journal = Journal(folder.journal)
+    try:
+        return _Run(grid, study, model, folder, Roster(hospitals), journal, on_event, clock).finish()
+    finally:
+        journal.close()
+
+
+@dataclass
+class _Tally:
+    """What is known of a round that is under way."""
+
+    round: int
+    attempt: int
+    nodes: list[int]
+    began: float
+    loss: float | None = None
+    answered: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    bytes_down: int = 0
+    bytes_up: int = 0
+
+
+class _Run:
+    """One process's part in a run; the state goes from method to method, and to the disk."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        study: Study,
+        model: SharedModel,
+        folder: RunFolder,
+        roster: Roster,
+        journal: Journal,
+        on_event: Callable[[Event], None],
+        clock: Clock,
+    ) -> None:
+        self._settings, self._model, self._folder, self._journal = study.federation, model, folder, journal
+        self._study_id, self._on_event, self._clock = study.study_id, on_event, clock
+        self._roster = roster
+        self._run_id = journal.run_id() or uuid.uuid4().hex
+        self._exchange = Exchange(grid, roster, Contract.of(study, model), self._record, clock)
+        self._quorum = math.ceil(self._settings.quorum * len(roster.hospitals))
+        self._wanted = len(roster.hospitals)  # before the first round we wait for everybody, later for a quorum
+
+    def finish(self) -> RunState:
+        """Goes on until the last round is done."""
+        state = self._resume()
+        self._record(Opened(self._study_id, self._run_id, -1 if state is None else state.round))
+        if state is None:
+            state = self._first_round()
+        while state.round < self._settings.rounds:
+            state = self._next_round(state)
+        return state
+
+    def _resume(self) -> RunState | None:
+        """The state after the last complete round, None in a new run."""
+        last = self._folder.last_round()
+        if last < 0:
+            return None
+        sha256 = self._journal.checkpoints().get(last)
+        if sha256 is None:
+            raise RunError(f"{self._folder.journal} does not know round {last}: restore it, or start a new run")
+        server = _read_state(self._folder, last, sha256)
+        expected = start_state(self._settings, server.vector)
+        if len(server.vector) != self._model.size or server.moments.keys() != expected.moments.keys():
+            raise RunError(f"{self._folder.path}: round {last} is of another model: choose another folder")
+        return RunState(last, server, tuple(self._folder.read_summary(number) for number in range(last + 1)))
+
+    def _first_round(self) -> RunState:
+        """Round 0: the model as it is before training, evaluated."""
+        tally = self._begin(0)
+        server = start_state(self._settings, self._model.start())
+        counts = self._evaluate(tally, server, tally.nodes)
+        return self._checkpoint(tally, server, counts, ())
+
+    def _next_round(self, state: RunState) -> RunState:
+        """One round of training: the whole algorithm."""
+        tally = self._begin(state.round + 1)
+        change, nodes = self._train(tally, state.server)
+        server = step(self._settings, state.server, change)
+        counts = self._evaluate(tally, server, nodes)
+        return self._checkpoint(tally, server, counts, state.history)
+
+    def _begin(self, round_: int) -> _Tally:
+        """Selects whoever is connected."""
+        began = self._clock.now()
+        nodes = self._exchange.connected(self._wanted, self._settings.deadline_s)
+        self._wanted = self._quorum
+        attempt = self._journal.attempts(round_) + 1
+        self._record(Started(round_, attempt, tuple(self._roster.name(node) for node in nodes)))
+        return _Tally(round_, attempt, nodes, began)
+
+    def _train(self, tally: _Tally, server: ServerState) -> tuple[Tensor, list[int]]:
+        """The mean update of the hospitals that answered, and those hospitals' nodes."""
+        total = WeightedSum(
+            self._model.size, self._model.classes, self._model.embedding, len(tally.nodes), self._settings.norm_bound
+        )
+        losses: list[tuple[int, float]] = []
+
+        def accept(reply: Reply) -> None:
+            assert isinstance(reply, Update)
+            total.add(reply)
+            losses.append((reply.weight, reply.loss))
+
+        collected = self._ask(tally, Phase.TRAIN, server, tally.nodes, accept)
+        if total.weight == 0:
+            self._fail(tally, Phase.TRAIN, "none of the hospitals that answered has patients to train on")
+        tally.loss = math.fsum(weight * loss for weight, loss in losses) / total.weight
+        self._record(Aggregated(tally.round, tally.attempt, self._in_order(collected.answered), total.weight))
+        return total.mean(), [node for node in tally.nodes if self._roster.name(node) in collected.answered]
+
+    def _evaluate(self, tally: _Tally, server: ServerState, nodes: list[int]) -> Counts:
+        """The counts of all hospitals that answered, added up."""
+        total = [Counts.zeros(self._model.classes)]
+
+        def accept(reply: Reply) -> None:
+            assert isinstance(reply, Evaluation)
+            total[0] = total[0] + reply.counts
+
+        self._ask(tally, Phase.EVALUATE, server, nodes, accept)
+        return total[0]
+
+    def _ask(
+        self, tally: _Tally, phase: Phase, server: ServerState, nodes: list[int], accept: Callable[[Reply], None]
+    ) -> Collected:
+        """One exchange, noted in the tally; fails the round below the quorum."""
+        ticket = Ticket(self._study_id, self._run_id, tally.round, tally.attempt, phase)
+        request = Request(ticket, self._model.schema, server.vector)
+        collected = self._exchange.ask(request, nodes, self._settings.deadline_s, accept)
+        tally.bytes_down += collected.bytes_down
+        tally.bytes_up += collected.bytes_up
+        tally.refused |= collected.refused
+        tally.answered = tally.answered or collected.answered
+        if len(collected.answered) < self._quorum:
+            whole = len(self._roster.hospitals)
+            why = ", ".join(f"{name} {code}" for name, code in sorted(tally.refused.items()))
+            found = f"{len(collected.answered)} of {whole} hospitals answered, expected at least {self._quorum}"
+            self._fail(tally, phase, found + (f" ({why})" if why else ""))
+        return collected
+
+    def _checkpoint(
+        self, tally: _Tally, server: ServerState, counts: Counts, history: tuple[RoundSummary, ...]
+    ) -> RunState:
+        """Puts the round on the disk; until then it has not happened."""
+        content = pack(_named(server), self._model.weights(server.vector))
+        self._record(Checkpointed(tally.round, tally.attempt, digest(content)))
+        summary = self._summary(tally, counts)
+        self._folder.write_round(summary, content)
+        self._on_event(RoundDone(summary))
+        return RunState(tally.round, server, (*history, summary))
+
+    def _summary(self, tally: _Tally, counts: Counts) -> RoundSummary:
+        """The round's record; hospitals that were not even connected are named as well."""
+        missing = [name for name in self._roster.hospitals if name not in {*tally.answered, *tally.refused}]
+        return RoundSummary(
+            tally.round,
+            round(self._clock.now() - tally.began, 3),
+            tally.loss,
+            self._in_order(tally.answered),
+            tally.refused | dict.fromkeys(missing, Code.ABSENT.value),
+            tally.bytes_down,
+            tally.bytes_up,
+            counts,
+        )
+
+    def _in_order(self, names: list[str]) -> tuple[str, ...]:
+        """In the roster's order: who was fastest is nobody's business."""
+        return tuple(name for name in self._roster.hospitals if name in names)
+
+    def _fail(self, tally: _Tally, phase: Phase, reason: str) -> NoReturn:
+        """Ends the run; a failed round is never a finished one."""
+        self._record(Failed(tally.round, tally.attempt, phase.value, reason))
+        raise RoundError(f"round {tally.round} failed: {reason}: start again to go on from round {tally.round - 1}")
+
+    def _record(self, entry: Entry) -> None:
+        self._journal.append(entry)
+        self._on_event(entry)
+
+
+def _named(server: ServerState) -> dict[str, Tensor]:
+    return {_VECTOR: server.vector} | {_MOMENT + name: moment for name, moment in server.moments.items()}
+
+
+def _read_state(folder: RunFolder, round_: int, sha256: str) -> ServerState:
+    """What ``_named`` gave the checkpoint of a round."""
+    tensors = folder.read_tensors(round_, sha256)
+    moments = {name.removeprefix(_MOMENT): tensor for name, tensor in tensors.items() if name.startswith(_MOMENT)}
+    return ServerState(tensors[_VECTOR], moments)

@@ -1,0 +1,174 @@
+"""How does a study run on this machine? Lay out the hospitals, make the base, federate, compare, put it on record.
+
+Every step leaves files, and a step whose files are there is not done again: a killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from bioface_core import __version__
+from bioface_core.checkpoint import RunFolder, open_run
+from bioface_core.config import Study
+from bioface_core.errors import ConfigError
+from bioface_core.evaluate import macro_top, per_patient
+from bioface_core.files import write_bytes, write_text
+from bioface_core.learner import use
+from bioface_core.photos import PhotoSet, concatenate, shuffled
+from bioface_core.seeding import generator
+from bioface_core.store import Store
+from bioface_core.weights import read_base
+from client.app import make_client_app
+from server.app import make_server_app
+from server.rounds import Event, RoundDone, RunState
+from simulation import arms, sites
+from simulation.hospitals import hospital_names, make_hospitals, resolve_syndromes
+from simulation.inline import run_inline
+from simulation.progress import Progress
+from simulation.stage1 import make_start
+
+_MAPPED_PHOTOS = 1500  # more only crowd the map of embeddings
+
+
+def simulate(study: Study, runs: Path, progress: Progress) -> Path:
+    """Runs a study, or goes on with it.
+
+    Args:
+        study: with its ``simulation``.
+        runs: the run's folder is made in here, named after the study.
+        progress: is told what goes on.
+
+    Returns:
+        The run folder, complete.
+
+    Raises:
+        ConfigError, PhotoError, WeightsError, RunError: something the user can mend.
+        RoundError: a round found too few hospitals.
+    """
+    study = _settled(study)
+    with open_run(runs / study.name, study) as folder:
+        began = time.monotonic()
+        _lay_out(folder.path, study, progress)
+        comparing = study.simulation.compare
+        with arms.comparison(folder.path, study, progress.bar("comparison")) if comparing else nullcontext():
+            final = federate(folder, study, progress)
+        _record(folder.path, study, final)
+        progress.say(f"{study.name}: {time.monotonic() - began:.0f} s")
+        return folder.path
+
+
+def federate(folder: RunFolder, study: Study, progress: Progress) -> RunState:
+    """The federated arm, on the engine the study names.
+
+    Args:
+        folder: open, with hospitals and base laid out.
+        study: with its syndromes resolved.
+        progress: is told of every round.
+
+    Returns:
+        The state after the last round.
+    """
+    names, ends = hospital_names(study), list[RunState]()
+    model, _ = sites.open_learner(folder.path)
+    server_app = make_server_app(study, model, folder, names, _rounds_bar(study, progress), ends.append)
+    client_app = make_client_app(sites.SiteOpener(folder.path))
+    _engine(study)(server_app, client_app, len(names))
+    return ends[0]
+
+
+def _settled(study: Study) -> Study:
+    """The study with its classes and, where the base is a file, the base's hash; refuses what cannot be simulated."""
+    study = resolve_syndromes(study)
+    if len(study.syndromes) < 2:
+        raise ConfigError(f"syndromes names {len(study.syndromes)}, expected at least two to tell apart")
+    if study.model.norm == "batch":
+        raise ConfigError(
+            "model.norm is batch, whose statistics would have to travel: set frozen, or group with scratch"
+        )
+    if study.model.base in ("pretrain", "scratch"):
+        return study
+    return study.replace({"model": {"base_sha256": read_base(Path(study.model.base), study.model).sha256}})
+
+
+def _engine(study: Study) -> Callable[..., None]:
+    if study.simulation.engine == "inline":
+        return run_inline
+    from simulation.flower import run_flower
+
+    return run_flower
+
+
+def _lay_out(folder: Path, study: Study, progress: Progress) -> None:
+    """Hospitals and base, unless an earlier call left them."""
+    write_text(folder / "software.json", json.dumps(_software()))
+    if not sites.has_hospitals(folder, study):
+        sites.lay_hospitals(folder, study, make_hospitals(study, progress.bar("patients")))
+    if not sites.has_start(folder):
+        device, epochs = use(study.speed), progress.bar("identification")
+        total = study.pretrain.epochs
+
+        def on_epoch(epoch: Any) -> None:
+            epochs(epoch.number, total, f"{epoch.accuracy:.0%} told apart")
+
+        sites.lay_start(folder, make_start(study, progress.bar("people"), on_epoch, device))
+
+
+def _rounds_bar(study: Study, progress: Progress) -> Callable[[Event], None]:
+    """Shows each finished round."""
+    bar, total = progress.bar("rounds"), study.federation.rounds
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, RoundDone):
+            rate = macro_top(event.summary.counts, 1)
+            bar(event.summary.round, total, f"macro Top-1 {rate.value:.1%}")
+
+    return on_event
+
+
+def _record(folder: Path, study: Study, final: RunState) -> None:
+    """What the report is computed from, beside the rounds."""
+    write_text(folder / "arms.json", json.dumps(arms.arm_results(folder, study)))
+    stores = [sites.open_store(folder, index) for index in range(len(hospital_names(study)))]
+    write_text(folder / "hospitals.json", json.dumps(_patients(study, stores)))
+    write_bytes(folder / "embeddings.safetensors", _embeddings(folder, stores, final))
+
+
+def _patients(study: Study, stores: list[Store]) -> list[dict[str, Any]]:
+    """How many patients of each syndrome each hospital has."""
+
+    def count(photos: PhotoSet) -> list[int]:
+        labels_P = per_patient(torch.zeros(len(photos), 1), photos.labels_N, photos.patients_N)[1]
+        return [int(number) for number in torch.bincount(labels_P, minlength=len(study.syndromes))]
+
+    return [
+        {"name": name, "train_patients_K": count(store.train()), "heldout_patients_K": count(store.heldout())}
+        for name, store in zip(hospital_names(study), stores, strict=True)
+    ]
+
+
+def _embeddings(folder: Path, stores: list[Store], final: RunState) -> bytes:
+    """Embeddings of held-out photos under the shared model, for the map."""
+    learner, device = sites.open_learner(folder)
+    sets = [store.heldout() for store in stores]
+    hospitals_N = torch.repeat_interleave(torch.tensor([len(photos) for photos in sets]))
+    everyone = concatenate(sets)
+    chosen_M = next(shuffled(len(everyone), _MAPPED_PHOTOS, generator("map"))).sort().values
+    shown = everyone.take(chosen_M)
+    embeddings_MD = learner.embed(final.server.vector, shown.to(device)).cpu()
+    return save({"embeddings_ND": embeddings_MD, "labels_N": shown.labels_N, "hospitals_N": hospitals_N[chosen_M]})
+
+
+def _software() -> dict[str, str]:
+    """Versions, for the record."""
+    packages = {name: version(name) for name in ("torch", "flwr", "numpy")}
+    return {"bioface": __version__, **packages, "python": platform.python_version(), "machine": platform.machine()}
