@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -172,20 +172,26 @@ def open_run(path: Path, study: Study) -> Iterator[RunFolder]:
     Raises:
         RunError: not a run's folder, another study's, in use, or not writable.
     """
-    _refuse_foreign(path)
-    lock = FileLock(path / _LOCK, timeout=0)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise RunError(f"{path} is in use by another run: wait for its end, or choose another folder") from None
-    except OSError as error:
-        raise RunError(f"{path} cannot be written ({error.strerror}): choose another folder") from error
+    lock = _lock(path)
     try:
         _claim(path, study)
         yield RunFolder(path)
     finally:
         lock.release()
+
+
+def _lock(path: Path) -> BaseFileLock:
+    """Takes the folder, made if it is new; the operating system gives it back when this process is gone."""
+    lock = FileLock(path / _LOCK, timeout=0)
+    try:
+        _refuse_foreign(path)
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise RunError(f"{path} is in use by another run: wait for its end, or choose another folder") from None
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return lock
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -200,13 +206,12 @@ def _refuse_foreign(path: Path) -> None:
 def _claim(path: Path, study: Study) -> None:
     """Writes the study into a new folder, or compares it with the one that is there."""
     file = path / _STUDY
-    if not file.exists():
-        try:
-            return write_text(file, study.to_yaml())
-        except OSError as error:
-            raise RunError(f"{path} cannot be written ({error.strerror}): choose another folder") from error
     try:
+        if not file.exists():
+            write_text(file, study.to_yaml())
         begun = read_study(file)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     except ConfigError as error:
         raise RunError(f"{file} is damaged: {error}") from error
     if begun.study_id != study.study_id:
@@ -220,6 +225,10 @@ def _claim(path: Path, study: Study) -> None:
 def _changes(begun: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The settings of a simulation that would make other hospitals."""
     return [name for name in begun if name not in _DEFINES_NOTHING and begun[name] != now[name]]
+
+
+def _unwritable(path: Path, error: OSError) -> RunError:
+    return RunError(f"{path} cannot be written ({error.strerror}): choose another folder")
 
 
 def _go_back(round_: int) -> str:

@@ -45,7 +45,7 @@ class Model(Section):
             training in one place only.
         base: ``pretrain`` (run stage 1 first), ``scratch``, or a file of weights (ours, or the IR-SE-50 layout).
         base_sha256: hash of the base, filled in when it is known.
-        trainable: what trains and travels: ``all`` but the frozen tensors, the ``last-stage`` and head, or the ``head``.
+        trainable: what trains and travels: ``all`` that is not frozen, the ``last-stage`` and head, or the ``head``.
     """
 
     depth: Literal[10, 18, 34, 50] = 18

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bioface_core import augment, loss
-from bioface_core.config import Study
-from bioface_core.model import Recogniser, initialise, random_directions
+from bioface_core.config import Model, Study
+from bioface_core.model import Recogniser, SEResNet, initialise, random_directions
 from bioface_core.optimise import make_optimiser
 from bioface_core.photos import PhotoSet, shuffled
 from bioface_core.seeding import generator
@@ -21,6 +22,7 @@ from bioface_core.weights import Base, without_counters
 
 _WARM_UP = 0.1  # share of the steps before the rate falls
 _GRADIENT_NORM = 5.0
+_EMBED_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def pretrain(
     """Trains a trunk to identify people.
 
     Args:
-        study: ``model``, ``pretrain`` and ``seed`` are used. Normalisation is ``batch`` unless the study's is ``group``:
+        study: ``model``, ``pretrain`` and ``seed`` are used. The norm is ``batch`` unless the study's is ``group``:
             statistics that are frozen later have to come from somewhere.
         people: photos whose labels 0..I-1 are identities, on ``device``.
         device: where to train.
@@ -57,6 +59,27 @@ def pretrain(
         on_epoch(epoch)
     trunk = {name: tensor.cpu() for name, tensor in without_counters(model.trunk.state_dict()).items()}
     return Base(trunk, model.prototypes.detach().cpu())
+
+
+def identified(base: Base, config: Model, people: PhotoSet) -> float:
+    """How well a base tells people apart: the share of photos whose nearest other photo shows the same person.
+
+    Args:
+        base: of ``config``'s network.
+        config: the network.
+        people: photos of people the base has not been trained on, at least two of each.
+
+    Returns:
+        0..1; the mirrored view is averaged.
+    """
+    trunk = SEResNet(config.model_copy(update={"norm": "group" if config.norm == "group" else "frozen"})).eval()
+    trunk.load_state_dict(base.trunk, strict=False)
+    trunk = trunk.to(people.labels_N.device)
+    with torch.inference_mode():
+        views = [trunk(part) + trunk(augment.mirror(part)) for part in people.photos_NCHW.split(_EMBED_BATCH)]
+    embeddings_ND = F.normalize(torch.cat(views))
+    cosines_NN = (embeddings_ND @ embeddings_ND.T).fill_diagonal_(-2)
+    return float((people.labels_N[cosines_NN.argmax(1)] == people.labels_N).float().mean())
 
 
 def _epochs(model: Recogniser, study: Study, people: PhotoSet) -> Iterator[Epoch]:

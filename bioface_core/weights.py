@@ -72,8 +72,8 @@ def read_base(path: Path, model: Model) -> Base:
     """Reads weights that fit ``model``.
 
     Args:
-        path: ``.safetensors`` of ours, or ``.pth`` / ``.safetensors`` in the IR-SE layout (tensors only: a pickle that would
-            run code is refused).
+        path: ``.safetensors`` of ours, or ``.pth`` / ``.safetensors`` in the IR-SE layout (tensors only: a pickle that
+            would run code is refused).
         model: the network they must fit; any of ``frozen`` and ``batch`` reads the other's statistics.
 
     Raises:

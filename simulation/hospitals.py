@@ -6,6 +6,7 @@ Legend: N photos, P patients, K syndromes, S hospitals.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -70,16 +71,18 @@ def _phantom_hospitals(study: Study, on_photos: Callable[[int, int], None]) -> l
     counts = catalogue().realistic_counts(study.syndromes, wanted) if settings.partition.kind == "realistic" else wanted
     people_P, labels_P = phantom.patient_numbers(study.syndromes, counts)
     hospital_P = _assign(labels_P, study)
-    done, total, stores = 0, len(people_P) * settings.photos_per_patient, []
+    total, stores = len(people_P) * settings.photos_per_patient, list[Store]()
     for site in range(len(hospital_names(study))):
+        done = sum(len(store.photos) for store in stores)
         chosen_P = hospital_P == site
-        stores.append(
-            _phantom_store(
-                study, site, people_P[chosen_P], labels_P[chosen_P], lambda n, _, d=done: on_photos(d + n, total)
-            )
-        )
-        done += int(chosen_P.sum()) * settings.photos_per_patient
+        on_site = partial(_advance, on_photos, done, total)
+        stores.append(_phantom_store(study, site, people_P[chosen_P], labels_P[chosen_P], on_site))
     return stores
+
+
+def _advance(on_photos: Callable[[int, int], None], before: int, total: int, done: int, _: int) -> None:
+    """Passes on one hospital's progress as that of all."""
+    on_photos(before + done, total)
 
 
 def _phantom_store(

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
 from safetensors.torch import save
 
 from bioface_core import __version__
@@ -82,7 +84,7 @@ def federate(folder: RunFolder, study: Study, progress: Progress) -> RunState:
     model, _ = sites.open_learner(folder.path)
     server_app = make_server_app(study, model, folder, names, _rounds_bar(study, progress), ends.append)
     client_app = make_client_app(sites.SiteOpener(folder.path))
-    _engine(study)(server_app, client_app, len(names))
+    _run_engine(study, server_app, client_app)
     return ends[0]
 
 
@@ -100,12 +102,14 @@ def _settled(study: Study) -> Study:
     return study.replace({"model": {"base_sha256": read_base(Path(study.model.base), study.model).sha256}})
 
 
-def _engine(study: Study) -> Callable[..., None]:
+def _run_engine(study: Study, server_app: ServerApp, client_app: ClientApp) -> None:
+    """Runs the two apps on the engine the study names; Ray is loaded only where it is wanted."""
+    hospitals = len(hospital_names(study))
     if study.simulation.engine == "inline":
-        return run_inline
+        return run_inline(server_app, client_app, hospitals)
     from simulation.flower import run_flower
 
-    return run_flower
+    return run_flower(server_app, client_app, hospitals, study.simulation.workers, study.speed.device)
 
 
 def _lay_out(folder: Path, study: Study, progress: Progress) -> None:

