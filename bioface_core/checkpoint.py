@@ -217,14 +217,17 @@ def _claim(path: Path, study: Study) -> None:
     if begun.study_id != study.study_id:
         ids = f"{begun.study_id[:12]}, not {study.study_id[:12]}"
         raise RunError(f"{path} belongs to study {ids}: choose another folder, or the study it was begun with")
-    changed = _changes(begun.simulation.model_dump(), study.simulation.model_dump())
+    changed = _changes(begun, study)
     if changed:
-        raise RunError(f"{path} was begun with another simulation.{changed[0]}: choose another folder, or set it back")
+        raise RunError(f"{path} was begun with another {changed[0]}: choose another folder, or set it back")
 
 
-def _changes(begun: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The settings of a simulation that would make other hospitals."""
-    return [name for name in begun if name not in _DEFINES_NOTHING and begun[name] != now[name]]
+def _changes(begun: Study, study: Study) -> list[str]:
+    """The settings outside the study's id that would make other hospitals, or start from another base."""
+    before, now = begun.simulation.model_dump(), study.simulation.model_dump()
+    changed = [f"simulation.{name}" for name in before if name not in _DEFINES_NOTHING and before[name] != now[name]]
+    same_base = begun.model.base_sha256 is not None or begun.model.base == study.model.base
+    return changed if same_base else ["model.base", *changed]
 
 
 def _unwritable(path: Path, error: OSError) -> RunError:

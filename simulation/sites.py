@@ -14,7 +14,7 @@ from flwr.app import Context
 
 from bioface_core.config import Study, read_study
 from bioface_core.learner import Learner, use
-from bioface_core.photos import Demographics, PhotoSet
+from bioface_core.photos import Demographics
 from bioface_core.store import Store, read_store, write_store
 from bioface_core.weights import read_base
 from client.site import Site
@@ -65,19 +65,29 @@ def has_hospitals(folder: Path, study: Study) -> bool:
     return all((folder / _HOSPITALS / name).exists() for name in hospital_names(study))
 
 
+def read_start(folder: Path, study: Study) -> Start:
+    """What ``lay_start`` wrote."""
+    identities = read_store(folder / _IDENTITIES).photos if study.loss.identifies else None
+    return Start(read_base(folder / _BASE, study.model), identities)
+
+
+def read_hospital(folder: Path, study: Study, index: int) -> Store:
+    """The store of hospital ``index``, from 0."""
+    return read_store(folder / _HOSPITALS / hospital_names(study)[index])
+
+
 @lru_cache(maxsize=2)
 def open_learner(folder: Path) -> tuple[Learner, torch.device]:
     """The network of a run, resident in this process, and the device it is on."""
     study = read_study(folder / "study.yaml")
-    device = use(study.speed)
-    identities = read_store(folder / _IDENTITIES).photos if study.loss.identifies else None
-    return Learner(study, read_base(folder / _BASE, study.model), identities, device), device
+    device, start = use(study.speed), read_start(folder, study)
+    return Learner(study, start.base, start.identities, device), device
 
 
 @lru_cache(maxsize=64)
 def open_store(folder: Path, index: int) -> Store:
-    """The store of hospital ``index``, from 0."""
-    return read_store(folder / _HOSPITALS / hospital_names(read_study(folder / "study.yaml"))[index])
+    """The store of hospital ``index``, kept in this process."""
+    return read_hospital(folder, read_study(folder / "study.yaml"), index)
 
 
 @lru_cache(maxsize=64)
@@ -87,8 +97,3 @@ def open_site(folder: Path, index: int) -> Site:
     store = open_store(folder, index)
     name = hospital_names(learner.study)[index]
     return Site(name, learner.study, learner, store.train().to(device), store.heldout().to(device))
-
-
-def heldout_everywhere(folder: Path, study: Study) -> list[PhotoSet]:
-    """The held-out photos of each hospital, on the CPU."""
-    return [open_store(folder, index).heldout() for index in range(len(hospital_names(study)))]

@@ -1,0 +1,127 @@
+"""What does our machinery cost? Each claim measured beside its alternative, in turn, in one run on this machine.
+
+``ratio`` is ours over the other's, smaller is better; ``target`` is what was promised. Figures are medians over pairs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+import torch
+
+from bioface_core.checkpoint import open_run
+from bioface_core.config import Study, find_study, read_study
+from bioface_core.errors import ConfigError
+from bioface_core.learner import use
+from simulation import phantom, sites
+from simulation.hospitals import make_hospitals
+from simulation.plain import run_plain
+from simulation.progress import Progress
+from simulation.run import federate
+from simulation.stage1 import make_start
+
+Result = TypeVar("Result")
+_PAIRS = 3
+_BENCH = ("federation.rounds=3", "federation.strategy=fedavg", "pretrain.identities=100", "pretrain.epochs=1")
+_PHOTOS_PER_SECOND = 150  # what phantoms promise, one core, 112 px
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One claim.
+
+    Attributes:
+        name: what is compared.
+        ratio: ours over the other's, median over pairs.
+        target: at most this was promised.
+        ours: seconds.
+        other: seconds.
+    """
+
+    name: str
+    ratio: float
+    target: float
+    ours: float
+    other: float
+
+
+def run_benchmark(name: str) -> dict[str, Any]:
+    """Runs a benchmark.
+
+    Args:
+        name: ``simulate`` (the inline engine beside a plain loop) or ``phantoms`` (photos per second).
+
+    Returns:
+        ``benchmark``, ``threads`` and ``ratios``, a list of ``Ratio`` as dictionaries.
+
+    Raises:
+        ConfigError: no such benchmark.
+    """
+    benchmarks: dict[str, Callable[[], list[Ratio]]] = {"simulate": _simulate, "phantoms": _phantoms}
+    if name not in benchmarks:
+        raise ConfigError(f"{name} is no benchmark; known: {', '.join(benchmarks)}")
+    ratios = benchmarks[name]()
+    return {"benchmark": name, "threads": torch.get_num_threads(), "ratios": [asdict(ratio) for ratio in ratios]}
+
+
+def _simulate() -> list[Ratio]:
+    """The federated arm of the demo, three rounds of it, through our engine and as a plain loop."""
+    study = read_study(find_study("demo"), _BENCH)
+    with tempfile.TemporaryDirectory() as scratch:
+        laid = _lay_out(Path(scratch) / "laid", study)
+        pairs = [_pair(Path(scratch) / f"run-{number}", laid, study) for number in range(_PAIRS)]
+    wall = _ratio("inline engine / plain loop, whole run", 1.15, [(ours[0], other[0]) for ours, other in pairs])
+    cpu = _ratio("inline engine / plain loop, CPU time", 1.15, [(ours[1], other[1]) for ours, other in pairs])
+    return [wall, cpu]
+
+
+def _lay_out(folder: Path, study: Study) -> Path:
+    """Hospitals and base that every run of the benchmark shares."""
+    folder.mkdir()
+    device = use(study.speed)
+    sites.lay_hospitals(folder, study, make_hospitals(study, _ignore))
+    sites.lay_start(folder, make_start(study, _ignore, _ignore, device))
+    return folder
+
+
+def _pair(folder: Path, laid: Path, study: Study) -> tuple[tuple[float, float], tuple[float, float]]:
+    """(wall, CPU) seconds of ours and of the plain loop; both read the same files and end with the same model."""
+    with open_run(folder, study) as run, Progress(quiet=True) as progress:
+        for entry in laid.iterdir():
+            (folder / entry.name).symlink_to(entry)
+        state, ours = _timed(lambda: federate(run, study, progress))
+        vector, other = _timed(lambda: run_plain(folder, study))
+    assert torch.allclose(state.server.vector, vector, atol=1e-3), "the two did not do the same steps"
+    return ours, other
+
+
+def _phantoms() -> list[Ratio]:
+    """Aligned phantoms of ten syndromes beside the promised rate."""
+    torch.set_num_threads(1)
+    syndromes = read_study(find_study("demo")).syndromes
+    phantom.patients(1, syndromes, 2, 1)
+    timings = [_timed(lambda seed=seed: phantom.patients(seed, syndromes, 10, 2))[1] for seed in range(_PAIRS)]  # type: ignore[misc]
+    return [_ratio("phantom photo / promised time", 1.0, [(cpu / 200, 1 / _PHOTOS_PER_SECOND) for _, cpu in timings])]
+
+
+def _ratio(name: str, target: float, pairs: list[tuple[float, float]]) -> Ratio:
+    ratio = median(ours / other for ours, other in pairs)
+    ours, other = (median(column) for column in zip(*pairs, strict=True))
+    return Ratio(name, round(ratio, 4), target, round(ours, 5), round(other, 5))
+
+
+def _timed(work: Callable[[], Result]) -> tuple[Result, tuple[float, float]]:
+    """A result with its wall and CPU seconds."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    return result, (time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def _ignore(*_: object) -> None:
+    pass
