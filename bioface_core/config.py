@@ -248,9 +248,9 @@ class Partition(Section):
         site_shift: 0 one camera for all; 1 each hospital its own camera, light and age mix.
     """
 
-    kind: Literal["iid", "dirichlet", "lacking", "realistic"] = "lacking"
+    kind: Literal["iid", "dirichlet", "lacking", "realistic"] = "dirichlet"
     alpha: Positive = 0.5
-    lacking: Annotated[int, Field(ge=0)] = 5
+    lacking: Annotated[int, Field(ge=0)] = 1
     site_shift: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 

@@ -49,7 +49,8 @@ def run_plain(folder: Path, study: Study) -> Tensor:
             changes.append({name: p.detach() - shared[name] for name, p in model.named_parameters()})
         _load(model, _averaged(shared, changes, stores, study))
         _evaluate(model, study, stores)
-        save_file(model.state_dict(), folder / "plain.safetensors")
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, folder / "plain.safetensors")
     parameters = dict(model.named_parameters())
     parameters["prototypes"] = parameters.pop("prototypes")
     return torch.cat([parameter.detach().reshape(-1) for parameter in parameters.values()])

@@ -60,7 +60,7 @@ def refused(read: Callable[[], object]) -> str:
 
 def with_header(record: RecordDict, **changes: Any) -> RecordDict:
     """The record with fields of its header changed; None removes one."""
-    header = {**dict(record["header"]), **changes}  # type: ignore[arg-type]
+    header = {**dict(record["header"]), **changes}
     kept = {name: value for name, value in header.items() if value is not None}
     return RecordDict({"header": ConfigRecord(kept), "arrays": record["arrays"]})
 
