@@ -96,8 +96,8 @@ def _align_one(photo_CHW: Tensor, landmarks_L2: Tensor) -> Tensor:
 
 
 def _levels(matrices_N23: Tensor) -> Tensor:
-    """How much larger than the crop each photo shows the face, int64 (N,): 0 not at all, 1 up to twice, 2 up to four."""
-    photo_pixels_N = 1 / torch.linalg.det(matrices_N23[:, :, :2]).sqrt()
+    """How much larger a face is on its photo than on the crop, int64 (N,): 0 not at all, 1 up to twice, 2 up to 4."""
+    photo_pixels_N: Tensor = 1 / torch.linalg.det(matrices_N23[:, :, :2]).sqrt()
     return (photo_pixels_N.log2().floor().long() + 1).clamp(min=0)
 
 

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bioface_core.config import Augment
 from bioface_core.model import to_float
+from bioface_core.sections import Augment
 
 _LUMA = (0.299, 0.587, 0.114)
 

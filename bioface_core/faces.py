@@ -1,9 +1,9 @@
 """Where are the faces on a photo? MTCNN's three networks, run over a batch of photos at once.
 
 The networks and their weights are those that facenet-pytorch ships; the way through them is ours. All sizes of all
-photos share one suppression of overlaps, and candidates are cut out together, where the library goes through them one by
-one. Coordinates are continuous from end to end, a pixel spanning one unit: the library's rounding to whole pixels,
-counted from one, shifts every landmark by a pixel of the photo it is given.
+photos share one suppression of overlaps, and candidates are cut out together, where the library goes through them one
+after the other. Coordinates are continuous from end to end, a pixel spanning one unit: the library's rounding to whole
+pixels, counted from one, shifts every landmark by a pixel of the photo it is given.
 
 Legend: N photos, C channels, H W pixels, B boxes (left, top, right, bottom), L = 5 landmarks.
 

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from bioface_core import augment, loss, optimise
-from bioface_core.config import Speed, Study
+from bioface_core.config import Study
 from bioface_core.evaluate import Counts, count, per_patient
 from bioface_core.layout import layout_of
 from bioface_core.model import Recogniser, random_directions, set_trainable, to_float
 from bioface_core.photos import PhotoSet, shuffled
+from bioface_core.sections import Speed
 from bioface_core.seeding import generator
 from bioface_core.weights import Base, without_counters
 

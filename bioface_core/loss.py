@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bioface_core.config import Loss
+from bioface_core.sections import Loss
 
 _EDGE = 1e-6  # keeps the arc cosine's derivative finite
 

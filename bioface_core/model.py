@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bioface_core.config import Model
 from bioface_core.photos import FACE_SIZE_PX
+from bioface_core.sections import Model
 
 CHANNELS = (64, 128, 256, 512)
 UNITS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3)}

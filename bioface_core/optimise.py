@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from bioface_core.config import Train
+from bioface_core.sections import Train
 
 _FLOOR = 0.05  # of the rate, at the end of the cosine
 _SGD_MOMENTUM = 0.9

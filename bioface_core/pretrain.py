@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bioface_core import augment, loss
-from bioface_core.config import Model, Study
+from bioface_core.config import Study
 from bioface_core.model import Recogniser, SEResNet, initialise, random_directions
 from bioface_core.optimise import make_optimiser
 from bioface_core.photos import PhotoSet, shuffled
+from bioface_core.sections import Model
 from bioface_core.seeding import generator
 from bioface_core.weights import Base, without_counters
 

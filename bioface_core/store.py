@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,21 +52,35 @@ class Store:
         return self.photos.take(self.heldout_N)
 
 
-def write_store(folder: Path, store: Store) -> None:
+def write_store(folder: Path, store: Store, notes: Mapping[str, str] | None = None) -> None:
     """Writes a store where there was none, or replaces the one that was there.
 
     Args:
         folder: the store's folder; its parent must be writable.
         store: what to write.
+        notes: text files to lay beside the columns, name -> content; nobody but people reads them.
 
     Raises:
         PhotoError: the folder exists and is not a store, or cannot be written.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / _HEADER).exists():
-        raise PhotoError(f"{folder} exists and is not a store; expected a new or empty folder: choose another --out")
+    check_free(folder)
     with replace_folder(folder) as fresh:
         save_file(_columns(store), fresh / _COLUMNS)
+        for name, content in (notes or {}).items():
+            write_text(fresh / name, content)
         write_text(fresh / _HEADER, json.dumps(_header(store), indent=1, ensure_ascii=False))
+
+
+def check_free(folder: Path) -> None:
+    """Makes sure that a store may be written to ``folder``.
+
+    Raises:
+        PhotoError: something is there that is not a store.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise PhotoError(f"{folder} is a file; a store is a folder: choose another --out")
+    if folder.exists() and any(folder.iterdir()) and not (folder / _HEADER).exists():
+        raise PhotoError(f"{folder} exists and is not a store; expected a new or empty folder: choose another --out")
 
 
 def read_store(folder: Path) -> Store:

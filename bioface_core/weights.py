@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from bioface_core.config import Model
 from bioface_core.errors import WeightsError
 from bioface_core.files import write_bytes
 from bioface_core.model import SEResNet, initialise
+from bioface_core.sections import Model
 from bioface_core.seeding import generator
 
 _IDENTITIES = "identity.prototypes"

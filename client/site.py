@@ -14,12 +14,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bioface_core.config import Federation, Study
+from bioface_core.config import Study
 from bioface_core.errors import WireError
 from bioface_core.evaluate import Counts
 from bioface_core.learner import LocalResult
 from bioface_core.messages import WEIGHT_BOUND, Code, Contract, Evaluation, Phase, Reply, Request, Shape, Update
 from bioface_core.photos import PhotoSet
+from bioface_core.sections import Federation
 from bioface_core.wire import norm
 
 _INSIDE = 1 - 2**-20  # rounding in float32 must not carry a clipped update over the bound

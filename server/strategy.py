@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bioface_core.config import Federation
 from bioface_core.messages import WEIGHT_BOUND, Update
+from bioface_core.sections import Federation
 
 _CHUNK = 2**18  # values at a time: float64 copies stay in the processor's cache
 

@@ -10,8 +10,9 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from flwr.app import ConfigRecordValues, Context, Message, RecordDict
@@ -32,7 +33,7 @@ _QUIET = {
 }
 _LAST_WORDS_S = 30.0  # for the ServerApp's thread to notice that the runtime is gone
 
-_Backend = dict[str, dict[str, ConfigRecordValues]]
+_Settings = dict[str, dict[str, ConfigRecordValues]]
 
 
 def run_flower(
@@ -51,47 +52,54 @@ def run_flower(
         RoundError: Flower's runtime ended before the ServerApp did.
     """
     add_app_to_path()
-    thread = _ServerThread(server_app)
     actors = min(workers or os.cpu_count() or 1, hospitals)
-    with _environment(), _without_deprecation():
-        try:
-            _simulate(thread.app, client_app, hospitals, _backend(actors, device))
-        finally:
-            thread.stop()
+    over = threading.Event()
+    with _environment(), _quiet_log(over), _killable_actors(over) as kill_actors:
+        thread = _ServerThread(server_app, over, kill_actors)
+        _simulate(thread, client_app, hospitals, _settings(actors, device))
     thread.raise_error()
 
 
-def _simulate(server_app: ServerApp, client_app: ClientApp, hospitals: int, backend: _Backend) -> None:
-    """Flower's own entry; imported here, for it loads Ray, which reads its settings when it is loaded."""
+def _simulate(thread: _ServerThread, client_app: ClientApp, hospitals: int, settings: _Settings) -> None:
+    """Flower's own entry; imported here, for it loads Ray, which reads its environment when it is loaded."""
     from flwr.simulation import run_simulation
 
     telemetry.FLWR_TELEMETRY_ENABLED = "0"  # the module may have been loaded before the environment was set
-    run_simulation(server_app, client_app, hospitals, backend_config=backend)
+    try:
+        run_simulation(thread.app, client_app, hospitals, backend_config=settings)
+    finally:
+        thread.stop()
 
 
 class _ServerThread:
-    """What becomes of the ServerApp, which Flower calls in a thread of its own and whose errors it may lose."""
+    """What becomes of the ServerApp, which Flower calls in a thread of its own and whose errors it may lose.
 
-    def __init__(self, server_app: ServerApp) -> None:
-        self.app = ServerApp()
-        self._stop, self._ended = threading.Event(), threading.Event()
-        self._began = False
+    Args:
+        server_app: what to call.
+        over: once set, the ServerApp's next use of its grid raises.
+        kill_actors: called when it is over, so that nobody waits for a hospital that still works.
+    """
+
+    def __init__(self, server_app: ServerApp, over: threading.Event, kill_actors: Callable[[], None]) -> None:
+        self.app, self._over = ServerApp(), over
+        self._began, self._ended = threading.Event(), threading.Event()
         self._error: BaseException | None = None
 
         @self.app.main()
         def main(grid: Grid, context: Context) -> None:
-            self._began = True
+            self._began.set()
             try:
-                server_app(_StoppableGrid(grid, self._stop), context)
+                server_app(_StoppableGrid(grid, over), context)
             except BaseException as error:
                 self._error = error
             finally:
+                kill_actors()
                 self._ended.set()
 
     def stop(self) -> None:
         """Ends the thread if it is still running, and waits for it: nobody writes into the run folder after this."""
-        self._stop.set()
-        if self._began:
+        self._over.set()
+        if self._began.is_set():
             self._ended.wait(_LAST_WORDS_S)
 
     def raise_error(self) -> None:
@@ -148,13 +156,50 @@ class _StoppableGrid(Grid):
             raise RoundError("the run was stopped")
 
 
-def _backend(actors: int, device: str) -> _Backend:
+def _settings(actors: int, device: str) -> _Settings:
     """Flower's settings for Ray: one processor and a fair share of the GPUs for each actor."""
     gpus = 0 if device == "cpu" else torch.cuda.device_count()
     return {
         "init_args": {"num_cpus": actors, "num_gpus": gpus, "log_to_driver": False, "logging_level": logging.ERROR},
         "client_resources": {"num_cpus": 1, "num_gpus": min(1.0, gpus / actors)},
     }
+
+
+@contextmanager
+def _killable_actors(over: threading.Event) -> Iterator[Callable[[], None]]:
+    """Gives a function that sets ``over`` and kills the actors, busy ones too.
+
+    Flower asks its actors to leave when their work is done, and a thread that waits for one outlives even Ray: without
+    this, Ctrl-C and a failed round would wait for the slowest hospital. ``RayBackend`` is Flower's own (1.41); it is
+    looked up in its module when a simulation starts.
+    """
+    import ray
+    from flwr.server.superlink.fleet.vce.backend import raybackend
+
+    backends: list[raybackend.RayBackend] = []
+
+    def kill_actors() -> None:
+        over.set()
+        pools = [backend.pool for backend in backends if backend.pool is not None]
+        actors: list[Any] = [actor for pool in pools for actor in [*pool.pool, *pool._future_to_actor.values()]]
+        for actor in actors:
+            ray.kill(actor)
+        backends.clear()
+
+    class KillableBackend(raybackend.RayBackend):
+        def __init__(self, backend_config: _Settings) -> None:
+            super().__init__(backend_config)
+            backends.append(self)
+
+        def terminate(self) -> None:
+            kill_actors()
+            super().terminate()
+
+    original, raybackend.RayBackend = raybackend.RayBackend, KillableBackend  # type: ignore[misc]
+    try:
+        yield kill_actors
+    finally:
+        raybackend.RayBackend = original  # type: ignore[misc]
 
 
 @contextmanager
@@ -170,15 +215,18 @@ def _environment() -> Iterator[None]:
 
 
 @contextmanager
-def _without_deprecation() -> Iterator[None]:
-    """Flower without its advice against ``run_simulation``, which is the one way to run apps that are objects."""
+def _quiet_log(over: threading.Event) -> Iterator[None]:
+    """Flower's log without its advice against ``run_simulation`` and its dismay at actors killed at the end.
 
-    def is_other(record: logging.LogRecord) -> bool:
-        return "`run_simulation` function is deprecated" not in record.getMessage()
+    ``run_simulation`` is the one way to run apps that are objects.
+    """
+
+    def is_worth_reading(record: logging.LogRecord) -> bool:
+        return not over.is_set() and "`run_simulation` function is deprecated" not in record.getMessage()
 
     logger = logging.getLogger("flwr")
-    logger.addFilter(is_other)
+    logger.addFilter(is_worth_reading)
     try:
         yield
     finally:
-        logger.removeFilter(is_other)
+        logger.removeFilter(is_worth_reading)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bioface_core.config import Partition
 from bioface_core.errors import ConfigError
+from bioface_core.sections import Partition
 
 _SIZE_EXPONENT = 1.0  # realistic: the n-th largest hospital has 1/n of the largest one's patients
 _SPECIALISATION = 6.0  # realistic: concentration of a syndrome's shares around the hospitals' sizes

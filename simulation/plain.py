@@ -62,7 +62,7 @@ def _model(study: Study, base: Base) -> Recogniser:
     classes, dimensions = model.prototypes.shape
     directions_KD = random_directions(classes, dimensions, generator(study.seed, "prototypes"))
     model.prototypes.data.copy_(directions_KD)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)
     return model
 
 

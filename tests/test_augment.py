@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from bioface_core import augment
-from bioface_core.config import Augment
 from bioface_core.model import to_float
+from bioface_core.sections import Augment
 from bioface_core.seeding import generator
 
 STILL = Augment(rotate_deg=0, scale=0, shift=0, light=0, colour=0, erase=0, mirror=False)

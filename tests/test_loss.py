@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bioface_core import loss
-from bioface_core.config import Loss
+from bioface_core.sections import Loss
 
 
 def faces(seed: int, photos: int = 6, classes: int = 4, dimensions: int = 5) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bioface_core.config import Model
 from bioface_core.errors import WeightsError
 from bioface_core.layout import layout_of
 from bioface_core.model import FrozenNorm, Recogniser, SEResNet, initialise, set_trainable
+from bioface_core.sections import Model
 from bioface_core.seeding import generator
 from bioface_core.weights import IR_SE_50, Base, random_base, read_base, without_counters, write_ir_se_50
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bioface_core.config import Partition
 from bioface_core.errors import ConfigError
+from bioface_core.sections import Partition
 from simulation.partition import holders, partition
 
 kinds = st.sampled_from(["iid", "dirichlet", "realistic"])

@@ -12,11 +12,11 @@ from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
 
-from bioface_core.config import Federation
 from bioface_core.errors import WireError
 from bioface_core.learner import LocalResult
 from bioface_core.messages import WEIGHT_BOUND, Code, Evaluation, Phase, Request, Ticket, Update
 from bioface_core.photos import PhotoSet
+from bioface_core.sections import Federation
 from bioface_core.wire import norm, pack_request, unpack_reply
 from client.app import answer, make_client_app
 from client.site import Site, clip, patient_weight

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bioface_core.config import Federation
 from bioface_core.messages import WEIGHT_BOUND, Phase, Ticket, Update
+from bioface_core.sections import Federation
 from bioface_core.seeding import generator
 from server.strategy import ServerState, WeightedSum, start_state, step
 

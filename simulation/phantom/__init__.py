@@ -4,7 +4,7 @@ The way of a photo: randomness -> people, patients, shot (draw) -> anatomy, reli
 light, camera, backdrop, sensor (photograph) -> sets (what is called from outside).
 """
 
-from bioface_core.config import PhantomDials as Dials
+from bioface_core.sections import PhantomDials as Dials
 from simulation.phantom.people import ANCESTRIES
 from simulation.phantom.photograph import Phantoms
 from simulation.phantom.sets import (

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bioface_core.config import PhantomDials
 from bioface_core.photos import Demographics
+from bioface_core.sections import PhantomDials
 from bioface_core.syndromes import Syndrome
 from simulation.phantom import camera, eyes, light, mouth, sensor, skin
 from simulation.phantom.anatomy import INDEX, Face, Head, Morphology, face_of

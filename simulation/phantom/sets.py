@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from bioface_core.config import PhantomDials
 from bioface_core.errors import ConfigError
 from bioface_core.photos import FACE_SIZE_PX, Demographics, PhotoSet
+from bioface_core.sections import PhantomDials
 from bioface_core.syndromes import Syndrome, catalogue
 from simulation.phantom.photograph import Phantoms, Studio, draw, photograph
 from simulation.phantom.site import NO_SHIFT, SiteShift

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from bioface_core.config import PhantomDials
+from bioface_core.sections import PhantomDials
 from bioface_core.syndromes import catalogue
 from simulation.phantom.sets import patient_numbers, render
 
