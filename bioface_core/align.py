@@ -85,12 +85,13 @@ def align(photos: Tensor | Sequence[Tensor], landmarks_NL2: Tensor) -> Tensor:
 
 def _align_one(photo_CHW: Tensor, landmarks_L2: Tensor) -> Tensor:
     """One face, (1, C, 112, 112); of a large photo only the part around the face is touched."""
-    back_123 = invert(similarity(landmarks_L2[None]))
-    corners_42 = transform(back_123, _CORNERS_42.to(landmarks_L2)[None])[0]
-    margin = 2 * float(torch.linalg.det(back_123[0, :, :2])) ** 0.5
+    matrix_123 = similarity(landmarks_L2[None])
+    cell = _cell(int(_levels(matrix_123)))
+    corners_42 = transform(invert(matrix_123), _CORNERS_42.to(landmarks_L2)[None])[0]
     size_2 = torch.tensor(photo_CHW.shape[:0:-1])
-    start_2 = (corners_42.amin(0) - margin).floor().long().clamp(min=0).minimum(size_2 - 1)
-    stop_2 = (corners_42.amax(0) + margin).ceil().long().minimum(size_2).maximum(start_2 + 1)
+    # The window starts where a cell of the whole photo would, so that it is averaged as the whole would be.
+    start_2 = (corners_42.amin(0) / cell - 2).floor().long().clamp(min=0).minimum((size_2 - 1) // cell) * cell
+    stop_2 = (corners_42.amax(0) + 3 * cell).ceil().long().minimum(size_2).maximum(start_2 + 1)
     (left, top), (right, bottom) = start_2.tolist(), stop_2.tolist()
     return align(photo_CHW[None, :, top:bottom, left:right], (landmarks_L2 - start_2)[None])
 
@@ -101,9 +102,14 @@ def _levels(matrices_N23: Tensor) -> Tensor:
     return (photo_pixels_N.log2().floor().long() + 1).clamp(min=0)
 
 
+def _cell(level: int) -> int:
+    """Side of the square of pixels that is averaged into one before a photo of this level is sampled."""
+    return 1 << max(level - 1, 0)
+
+
 def _align_alike(photos_NCHW: Tensor, landmarks_NL2: Tensor, level: int) -> Tensor:
     """Faces of photos of one level: halved until at most twice as fine as the crop, then sampled."""
-    cell = 2 ** max(level - 1, 0)
+    cell = _cell(level)
     pixels_NCHW = photos_NCHW.to(landmarks_NL2.dtype)
     if cell > 1:
         pixels_NCHW = functional.avg_pool2d(pixels_NCHW, cell, ceil_mode=True, count_include_pad=False)

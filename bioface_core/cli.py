@@ -81,7 +81,7 @@ def simulate(
     from simulation.progress import Progress
     from simulation.run import simulate as run
 
-    with Progress(quiet=False) as progress:
+    with Progress() as progress:
         folder = run(_study(study, overrides), runs, progress)
     result = report.write_report(folder)
     _print(result.to_json() if as_json else report.table(result), as_json)
@@ -98,7 +98,13 @@ def prepare(
     as_json: AsJson = False,
 ) -> None:
     """Detect, check, align and split photos into a store. Nothing leaves this machine."""
-    raise NotImplementedError
+    from client.prepare import PrepareOptions, describe
+    from client.prepare import prepare as run
+    from simulation.progress import Progress
+
+    with Progress() as progress:
+        outcome = run(photos, out, PrepareOptions(heldout, seed, sheet), progress.bar("photos"))
+    _print(outcome.to_json() if as_json else describe(outcome), as_json)
 
 
 @app.command()
@@ -112,7 +118,7 @@ def pretrain(
     from simulation.pretraining import pretrain_to
     from simulation.progress import Progress
 
-    with Progress(quiet=False) as progress:
+    with Progress() as progress:
         outcome = pretrain_to(out, _study(study, overrides), progress)
     _print(outcome, as_json)
 

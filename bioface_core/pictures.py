@@ -22,6 +22,7 @@ from bioface_core.quality import Reason
 # face that fills a twelfth of it still has the 112 pixels of an aligned face.
 LONGEST_PX = 2000
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic"})
 _DEEP_GREY = ("I", "F")  # and I;16 in its byte orders: one channel of more than eight bits
 
 
@@ -66,7 +67,8 @@ def read_picture(path: Path, longest_px: int = LONGEST_PX) -> Tensor:
 
 
 def _pixels(image: Image.Image, longest_px: int) -> Tensor:
-    image.draft("RGB" if image.mode in ("RGB", "YCbCr") else image.mode, (longest_px, longest_px))
+    scale = longest_px / max(image.size)
+    image.draft(None, (int(image.width * scale), int(image.height * scale)))
     upright = ImageOps.exif_transpose(image)
     if max(upright.size) > longest_px:
         upright = _eight_bits(upright)
@@ -97,6 +99,6 @@ def _unidentified(path: Path) -> PictureError:
         start = file.read(12)
     if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
         return PictureError(Reason.UNSUPPORTED, "HEIC: export it as JPEG")
-    if path.suffix.lower() in Image.registered_extensions():
+    if path.suffix.lower() in _SUFFIXES:
         return PictureError(Reason.UNREADABLE, "no decoder recognises its content")
     return PictureError(Reason.NOT_AN_IMAGE, f"a {path.suffix or 'nameless'} file")

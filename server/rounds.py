@@ -106,6 +106,11 @@ def run_rounds(
         journal.close()
 
 
+def least_answers(share: float, hospitals: int) -> int:
+    """The quorum in hospitals: 0.55 of 20 are 11, though 0.55 * 20 is a little more in binary."""
+    return max(1, math.ceil(share * hospitals - 1e-9))
+
+
 @dataclass
 class _Tally:
     """What is known of a round that is under way."""
@@ -140,7 +145,7 @@ class _Run:
         self._roster = roster
         self._run_id = journal.run_id() or uuid.uuid4().hex
         self._exchange = Exchange(grid, roster, Contract.of(study, model), self._record, clock)
-        self._quorum = math.ceil(self._settings.quorum * len(roster.hospitals))
+        self._quorum = least_answers(self._settings.quorum, len(roster.hospitals))
         self._wanted = len(roster.hospitals)  # before the first round we wait for everybody, later for a quorum
 
     def finish(self) -> RunState:

@@ -205,13 +205,15 @@ def _killable_actors(over: threading.Event) -> Iterator[Callable[[], None]]:
 @contextmanager
 def _environment() -> Iterator[None]:
     """The environment that Ray and its actors inherit; what was there before comes back."""
-    before = dict(os.environ)
-    os.environ.update(_QUIET, PYTHONPATH=os.pathsep.join(os.path.abspath(entry) for entry in sys.path))
+    ours = _QUIET | {"PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+        for name in [name for name, value in before.items() if value is None]:
+            os.environ.pop(name, None)
 
 
 @contextmanager

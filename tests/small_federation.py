@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,10 @@ from client.site import Site
 from server.app import make_server_app
 from server.rounds import Event, RunState
 from simulation.inline import run_inline
+
+# Processes to kill: forked from one that has imported everything and does nothing else.
+_FORK = multiprocessing.get_context("forkserver")
+_FORK.set_forkserver_preload(["tests.small_federation"])
 
 CLASSES, EMBEDDING, NETWORK = 3, 4, 20
 SIZE = NETWORK + CLASSES * EMBEDDING
@@ -104,3 +109,11 @@ def small_server(
     study: Study, folder: RunFolder, on_event: Callable[[Event], None], on_end: Callable[[RunState], None]
 ) -> Any:
     return make_server_app(study, SmallLearner(), folder, names(study), on_event, on_end)
+
+
+def in_a_process(target: Callable[..., None], *arguments: Any) -> int | None:
+    """Runs it elsewhere; its exit code, which is -9 if it was killed."""
+    process = _FORK.Process(target=target, args=arguments)
+    process.start()
+    process.join(60)
+    return process.exitcode

@@ -31,7 +31,7 @@ from client.site import Site
 from server.app import make_server_app
 from server.rounds import RunState
 from simulation.inline import InlineGrid, run_inline
-from tests.small_federation import SmallLearner, SmallSites, names, run_small, small_study
+from tests.small_federation import SmallLearner, names, run_small, small_study
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PATIENT = small_study(deadline_s=120.0)  # Ray takes its time to start
@@ -165,7 +165,7 @@ def noise_photos(randomness: torch.Generator) -> PhotoSet:
 def test_flower_trains_a_real_network_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Started far from the checkout, as from an installed wheel."""
     monkeypatch.chdir(tmp_path)
-    environment = dict(os.environ)
+    path = os.environ.get("PYTHONPATH")
     model = {"depth": 10, "width": 0.125, "embedding": 16, "stem": "strided", "pool": "global", "norm": "group"}
     changes = {"model": model | {"base": "scratch"}, "loss": {"identification": False}, "speed": {"device": "cpu"}}
     study = PATIENT.replace(changes | {"federation": {"rounds": 2}})
@@ -176,7 +176,7 @@ def test_flower_trains_a_real_network_to_the_same_bits(tmp_path: Path, monkeypat
     state = run_on_flower(tmp_path / "flower", study, make_client_app(RealSites(study)), real_learner(study))
     assert torch.equal(state.server.vector, inline[0].server.vector)
     assert not torch.equal(state.server.vector, real_learner(study).start())
-    assert dict(os.environ) == environment
+    assert os.environ.get("PYTHONPATH") == path and os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV") is None
 
 
 class NoSites:

@@ -106,7 +106,7 @@ def _check_what_is_left(
         raise PhotoError(f"none of {outcome.found} photos can be used: {why}; see {path}")
     left = outcome.classes[short[0]].patients
     raise PhotoError(
-        f"{_and_more(short)} has {left} patients left, and {needed} are needed, since photos were refused ({why});"
+        f"{_and_more(short)} has too few patients left ({left}, expected {needed}), since photos were refused ({why});"
         f" see {path}, and add usable photos or remove the class"
     )
 

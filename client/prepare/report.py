@@ -80,10 +80,9 @@ def count(entries: list[Entry], verdicts: list[Verdict], heldout: set[str], stor
     """
     kept = [entry for entry, verdict in zip(entries, verdicts, strict=True) if verdict.reason is None]
     found_in, kept_in = (Counter(entry.label for entry in some) for some in (entries, kept))
-    patients_in = Counter(label for label, _ in {(entry.label, entry.patient) for entry in kept})
-    held_in = Counter(
-        label for label, patient in {(entry.label, entry.patient) for entry in kept} if patient in heldout
-    )
+    patients = {(entry.label, entry.patient) for entry in kept}
+    patients_in = Counter(label for label, _ in patients)
+    held_in = Counter(label for label, patient in patients if patient in heldout)
     return Outcome(
         len(entries),
         len(kept),

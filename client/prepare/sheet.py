@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
@@ -54,8 +55,6 @@ def _dotted(face: Image.Image, points_L2: torch.Tensor) -> Image.Image:
 
 
 def _save(sheet: Image.Image, path: Path) -> None:
-    import io
-
     content = io.BytesIO()
     sheet.save(content, "PNG" if path.suffix.lower() == ".png" else "JPEG", quality=90)
     write_bytes(path, content.getvalue())

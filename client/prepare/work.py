@@ -44,7 +44,8 @@ class Examined:
 
 def work_folder(out: Path) -> Path:
     """The work folder of an output."""
-    return out.with_name(f"{out.name}.work")
+    whole = out.absolute()  # `.` has no name
+    return whole.with_name(f"{whole.name}.work")
 
 
 @contextmanager
@@ -67,9 +68,7 @@ def working_on(out: Path) -> Iterator[Path]:
         yield folder
         _remove(folder)
     except OSError as error:
-        raise PhotoError(
-            f"{folder} cannot be written ({error.strerror}): nothing is lost, make room and go on"
-        ) from error
+        raise PhotoError(f"{out} cannot be written ({error.strerror}): mend that and go on, nothing is lost") from error
     finally:
         lock.release()
 
@@ -91,10 +90,8 @@ def batch_file(folder: Path, digests: Sequence[str], gate: Gate) -> Path:
 
 def save_batch(path: Path, examined: Examined) -> None:
     """Keeps a batch; whole or not at all."""
-    failures = json.dumps(examined.failures)
-    write_bytes(
-        path, save(examined.findings.columns(), {"failures": failures, "digests": json.dumps(examined.digests)})
-    )
+    notes = {"failures": json.dumps(examined.failures), "digests": json.dumps(examined.digests)}
+    write_bytes(path, save(examined.findings.columns(), notes))
 
 
 def load_batch(path: Path) -> Examined | None:
