@@ -1,7 +1,8 @@
 """What does a study say? Everything that is public about it, in one YAML file read into frozen models.
 
-The sections are in ``bioface_core/sections.py``. The ``study_id`` is the SHA-256 of the canonical JSON of what defines the result; ``simulation`` and ``speed`` are
-not part of it, nor is the place where the base weights lie: they are named by their hash.
+The sections are in ``bioface_core/sections.py``. The ``study_id`` is the SHA-256 of the canonical JSON of what defines
+the result; ``simulation`` and ``speed`` are not part of it, nor is the place where the base weights lie: they are named
+by their hash.
 """
 
 from __future__ import annotations

@@ -42,20 +42,39 @@ def write_text(path: Path, content: str) -> None:
 def replace_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty folder to fill; on leaving without an error it takes the place of ``folder``.
 
+    What a killed writer left beside ``folder`` is swept away first: it may hold faces. Callers keep other writers out.
+
     Raises:
         OSError: the parent is not writable; ``folder`` is untouched.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
+    fresh, old = beside(folder, "part"), beside(folder, "old")
+    _sweep(folder, fresh, old)
     fresh.mkdir()
     try:
         yield fresh
         for path in fresh.iterdir():
             sync(path)
-        _exchange(fresh, folder)
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        _sweep(folder, fresh, old)
     sync(folder.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Deletes a folder by way of another name: whoever comes next finds none, or a whole one."""
+    doomed = beside(folder, "old")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if folder.exists():
+        folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def beside(folder: Path, ending: str) -> Path:
+    """The hidden neighbour of ``folder`` that its writers use."""
+    return folder.with_name(f".{folder.name}.{ending}")
 
 
 def sync(path: Path) -> None:
@@ -67,10 +86,9 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _exchange(fresh: Path, folder: Path) -> None:
-    """Moves ``fresh`` to ``folder``; what stood there is removed only once the new one is in place."""
-    old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old")
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
+def _sweep(folder: Path, fresh: Path, old: Path) -> None:
+    """Clears the neighbours; a folder that was moved aside and never replaced comes back."""
+    if old.exists() and not folder.exists():
+        old.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(fresh, ignore_errors=True)

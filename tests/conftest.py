@@ -12,7 +12,6 @@ from hypothesis import settings
 # of two cores make the same kernels many times slower.
 os.environ.update(
     OMP_NUM_THREADS="1",
-    MPLBACKEND="Agg",
     FLWR_TELEMETRY_ENABLED="0",
     FLWR_DISABLE_UPDATE_CHECK="1",
     RAY_USAGE_STATS_ENABLED="0",

@@ -30,7 +30,6 @@ COMMAND_LINE = "bioface_core/cli.py"
 # Slow to import (seconds) or untyped: each stays in the modules named here.
 HEAVY = {
     "facenet_pytorch": {"bioface_core/faces.py"},
-    "matplotlib": {"bioface_core/figures.py"},
     "opacus": {"bioface_core/privacy.py"},
     "ray": {"simulation/flower.py"},
     "sklearn": {"bioface_core/report/embedding_map.py"},

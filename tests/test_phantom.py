@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bioface_core.align import TEMPLATE_L2
 from bioface_core.errors import ConfigError
 from bioface_core.syndromes import Cases, Feature, Syndrome, catalogue, read_syndromes
 from simulation import phantom
 from simulation.phantom.anatomy import FEATURES, INDEX
-from simulation.phantom.camera import TEMPLATE_L2
 from simulation.phantom.patients import syndrome_shifts
 from simulation.phantom.people import draw_people
 

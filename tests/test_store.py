@@ -63,6 +63,15 @@ def test_an_interrupted_writer_leaves_the_old_store(tmp_path: Path, monkeypatch:
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
 
+def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
+    write_store(tmp_path / "site", store(6))
+    (tmp_path / "site").rename(tmp_path / ".site.old")  # killed between the two renames
+    (tmp_path / ".site.part").mkdir()
+    (tmp_path / ".site.part" / "photos.safetensors").write_text("faces")
+    write_store(tmp_path / "site", store(9))
+    assert [path.name for path in tmp_path.iterdir()] == ["site"] and len(read_store(tmp_path / "site").photos) == 9
+
+
 def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
     write_store(tmp_path, store()) if not any(tmp_path.iterdir()) else None
     header = json.loads((tmp_path / "store.json").read_text()) | {"version": 99}

@@ -123,7 +123,7 @@ def _examined(entries: list[Entry], folder: Path, options: PrepareOptions, progr
     for start in range(0, len(entries), options.batch):
         paths = [entry.path for entry in entries[start : start + options.batch]]
         digests = [digest_file(path) for path in paths]
-        kept_in = batch_file(folder, digests, options.gate)
+        kept_in = batch_file(folder, digests, options.gate, options.device)
         part = load_batch(kept_in)
         if part is None:
             detector = detector or Detector(options.device)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from bioface_core.errors import PhotoError
-from bioface_core.files import write_bytes
+from bioface_core.files import beside, remove_folder, write_bytes
 from bioface_core.quality import Findings, Gate, Reason
 
 MEASUREMENTS = 1  # raise it when the same photo would be measured differently
@@ -60,13 +59,14 @@ def working_on(out: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
+        shutil.rmtree(beside(folder, "old"), ignore_errors=True)  # what a killed process was about to delete
     except Timeout as error:
         raise PhotoError(f"{out} is being prepared by another process: wait for it, or choose another --out") from error
     except OSError as error:
         raise PhotoError(f"{folder} cannot be written ({error.strerror}): choose another --out") from error
     try:
         yield folder
-        _remove(folder)
+        remove_folder(folder)
     except OSError as error:
         raise PhotoError(f"{out} cannot be written ({error.strerror}): mend that and go on, nothing is lost") from error
     finally:
@@ -82,9 +82,9 @@ def digest_file(path: Path) -> str:
         return ""
 
 
-def batch_file(folder: Path, digests: Sequence[str], gate: Gate) -> Path:
-    """Where the findings of a batch are kept."""
-    chosen = [MEASUREMENTS, gate.probability, gate.rival_probability, *digests]
+def batch_file(folder: Path, digests: Sequence[str], gate: Gate, device: str) -> Path:
+    """Where the findings of a batch are kept; another device computes other last bits."""
+    chosen = [MEASUREMENTS, device, gate.probability, gate.rival_probability, *digests]
     return folder / f"{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:32]}.safetensors"
 
 
@@ -104,10 +104,3 @@ def load_batch(path: Path) -> Examined | None:
         return Examined(findings, failures, tuple(json.loads(notes["digests"])))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
-
-
-def _remove(folder: Path) -> None:
-    """Takes the folder away under another name first: whoever comes next finds none, or a whole one."""
-    doomed = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old")
-    folder.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)

@@ -14,13 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bioface_core.align import TEMPLATE_L2
 from simulation.phantom.canvas import BOTTOM, TOP, WIDTH
 from simulation.phantom.columns import as_map
 from simulation.phantom.shot import Shot
 
-TEMPLATE_L2 = torch.tensor(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
-)
 _PIVOT_Y, _PIVOT_Z = 0.05, 0.25  # the head turns about this point
 _PERSPECTIVE = 0.10  # how much larger what is one face unit nearer appears
 
