@@ -120,7 +120,8 @@ def pretrain(
 
     with Progress() as progress:
         outcome = pretrain_to(out, _study(study, overrides), progress)
-    _print(outcome, as_json)
+    lines = "\n".join(f"{name}: {value}" for name, value in outcome.items())
+    _print(outcome if as_json else lines, as_json)
 
 
 @app.command()
@@ -141,9 +142,10 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure a claim on this machine, side by side in one run."""
-    from simulation.bench import run_benchmark
+    from simulation.bench import run_benchmark, table
 
-    _print(run_benchmark(name), as_json)
+    result = run_benchmark(name)
+    _print(result if as_json else table(result), as_json)
 
 
 def _study(name: str, overrides: list[str]) -> Study:
@@ -159,4 +161,4 @@ def _print(result: Any, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    Console().print(result)
+    Console(highlight=False).print(result)

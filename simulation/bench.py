@@ -9,11 +9,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
 import torch
+from rich.table import Table
 
 from bioface_core.checkpoint import open_run
 from bioface_core.config import Study, find_study, read_study
@@ -70,6 +72,16 @@ def run_benchmark(name: str) -> dict[str, Any]:
     return {"benchmark": name, "threads": torch.get_num_threads(), "ratios": [asdict(ratio) for ratio in ratios]}
 
 
+def table(result: dict[str, Any]) -> Table:
+    """A benchmark's ratios for the terminal."""
+    grid = Table(title=f"{result['benchmark']}, {result['threads']} thread(s): smaller is better", title_justify="left")
+    for heading in ("", "ratio", "at most", "ours, s", "other, s"):
+        grid.add_column(heading, justify="left" if not heading else "right")
+    for ratio in result["ratios"]:
+        grid.add_row(*(str(ratio[key]) for key in ("name", "ratio", "target", "ours", "other")))
+    return grid
+
+
 def _simulate() -> list[Ratio]:
     """The federated arm of the demo, three rounds of it, through our engine and as a plain loop."""
     study = read_study(find_study("demo"), _BENCH)
@@ -106,7 +118,7 @@ def _phantoms() -> list[Ratio]:
     torch.set_num_threads(1)
     syndromes = read_study(find_study("demo")).syndromes
     phantom.patients(1, syndromes, 2, 1)
-    timings = [_timed(lambda seed=seed: phantom.patients(seed, syndromes, 10, 2))[1] for seed in range(_PAIRS)]  # type: ignore[misc]
+    timings = [_timed(partial(phantom.patients, seed, syndromes, 10, 2))[1] for seed in range(_PAIRS)]
     return [_ratio("phantom photo / promised time", 1.0, [(cpu / 200, 1 / _PHOTOS_PER_SECOND) for _, cpu in timings])]
 
 
