@@ -37,9 +37,9 @@ def main() -> None:
     """Runs every start for every seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patients", type=int, default=5, help="training patients per syndrome, two photos each")
-    parser.add_argument("--epochs", type=int, default=6, help="passes in each of the demo's rounds")
+    parser.add_argument("--epochs", type=int, default=2, help="passes in each of the demo's 15 rounds")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--runs", type=Path, help="take the base of seed N from RUNS/demo-N instead of training it")
+    parser.add_argument("--base", type=Path, help="weights of `bioface pretrain demo`; without, the demo's own stage 1")
     arguments = parser.parse_args()
     scores = {start: [score(start, seed, arguments) for seed in arguments.seeds] for start in STARTS}
     print(f"| start | {' | '.join(f'seed {seed}' for seed in arguments.seeds)} | mean | standard deviation |")
@@ -53,7 +53,7 @@ def score(start: str, seed: int, arguments: argparse.Namespace) -> float:
     """Macro Top-1 of one start on the held-out patients."""
     study = _study(seed, arguments.epochs)
     train, heldout = _patients(study, arguments.patients)
-    base = _identification(study, arguments.runs) if start == "from identification" else None
+    base = _identification(study, arguments.base) if start == "from identification" else None
     study = study.replace(STARTS[start])
     learner = Learner(study, base or random_base(study.model, seed), device=use(study.speed))
     vector = train_alone(learner, train, "pooled")
@@ -74,9 +74,9 @@ def _patients(study: Study, patients: int) -> tuple[PhotoSet, PhotoSet]:
     return photos.take(rank_N < patients), photos.take(rank_N >= patients)
 
 
-def _identification(study: Study, runs: Path | None) -> Base:
-    if runs is not None:
-        return read_base(runs / f"demo-{study.seed}" / "base.safetensors", study.model)
+def _identification(study: Study, path: Path | None) -> Base:
+    if path is not None:
+        return read_base(path, study.model)
     return pretrain(study, public_people(study, lambda done, total: None), torch.device("cpu"))
 
 

@@ -112,11 +112,7 @@ def test_the_round_loop_costs_little(tmp_path: Path) -> None:
     assert (time.process_time() - began) / 11 < 0.2
 
 
-# Flower's runtime. Slow: Ray takes seconds to start.
-# Ray leaves files open; they are noticed whenever the garbage collector comes by.
-ray_leaks = pytest.mark.filterwarnings(
-    "ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+# Flower's runtime. Slow: Ray takes seconds to start, on a busy machine many.
 
 
 def run_on_flower(path: Path, study: Study, client_app: ClientApp, server_model: Any) -> RunState:
@@ -161,7 +157,6 @@ def noise_photos(randomness: torch.Generator) -> PhotoSet:
 
 
 @pytest.mark.slow
-@ray_leaks
 def test_flower_trains_a_real_network_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Started far from the checkout, as from an installed wheel."""
     monkeypatch.chdir(tmp_path)
@@ -187,14 +182,12 @@ class NoSites:
 
 
 @pytest.mark.slow
-@ray_leaks
 def test_flower_raises_the_server_app_s_error(tmp_path: Path) -> None:
     with pytest.raises(RoundError, match="0 of 3 hospitals answered, expected at least 2 .*failed"):
         run_on_flower(tmp_path / "run", PATIENT, make_client_app(NoSites()), SmallLearner())
 
 
 @pytest.mark.slow
-@ray_leaks
 def test_flower_waits_for_nobody_when_a_round_has_failed(tmp_path: Path) -> None:
     """The hospitals sleep for ten minutes; the deadline is over in four seconds."""
     study = PATIENT.replace({"federation": {"deadline_s": 4.0}})
@@ -222,16 +215,14 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@ray_leaks
 def test_control_c_ends_flower_and_ray(tmp_path: Path) -> None:
     (tmp_path / "endless.py").write_text(ENDLESS.format(checkout=str(CHECKOUT)))
     command = [sys.executable, str(tmp_path / "endless.py"), str(tmp_path / "run")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        wait_until(lambda: (tmp_path / "run" / "journal.jsonl").exists() and bool(ray_processes(process.pid)))
-        time.sleep(5)  # into the first round
+        wait_until(lambda: any(name.startswith("ray::ClientApp") for name in ray_processes(process.pid)))
         os.kill(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=180)
     finally:
         process.kill()
     assert process.returncode != 0 and "KeyboardInterrupt" in errors
@@ -239,7 +230,7 @@ def test_control_c_ends_flower_and_ray(tmp_path: Path) -> None:
     wait_until(lambda: not ray_processes(process.pid))
 
 
-def wait_until(happened: Any, patience_s: float = 60.0) -> None:
+def wait_until(happened: Any, patience_s: float = 180.0) -> None:
     until = time.monotonic() + patience_s
     while not happened():
         assert time.monotonic() < until, "it never happened"
