@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -98,15 +99,15 @@ def start_state(settings: Federation, vector: Tensor) -> ServerState:
     Source:
         Reddi et al. 2021, algorithm 2: the second moment starts at tau squared, its smallest allowed value.
     """
-    adaptivity = torch.full_like(vector, settings.server_tau**2)
-    moments = {
+    first, second = torch.zeros_like, partial(torch.full_like, fill_value=settings.server_tau**2)
+    kept: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
         "fedavg": {},
-        "fedavgm": {"first": torch.zeros_like(vector)},
-        "fedadagrad": {"second": adaptivity},
-        "fedadam": {"first": torch.zeros_like(vector), "second": adaptivity},
-        "fedyogi": {"first": torch.zeros_like(vector), "second": adaptivity},
+        "fedavgm": {"first": first},
+        "fedadagrad": {"second": second},
+        "fedadam": {"first": first, "second": second},
+        "fedyogi": {"first": first, "second": second},
     }
-    return ServerState(vector, moments[settings.strategy])
+    return ServerState(vector, {name: make(vector) for name, make in kept[settings.strategy].items()})
 
 
 def step(settings: Federation, state: ServerState, change: Tensor) -> ServerState:
