@@ -38,7 +38,7 @@ class RoundSummary:
         seconds: wall time.
         loss: mean training loss, by weight; None in round 0.
         answered: the hospitals whose reply counts.
-        refused: the others, and one word why.
+        refused: who failed to answer either phase, and one word why; may have answered the other.
         bytes_down: arrays sent, over all hospitals and both phases.
         bytes_up: arrays received.
         counts: on held-out patients of the hospitals that answered.

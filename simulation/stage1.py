@@ -88,9 +88,11 @@ def public_people(study: Study, on_photos: Callable[[int, int], None]) -> PhotoS
 
 
 def _with_identities(base: Base, study: Study, people: PhotoSet) -> Base:
-    """The base with a prototype per identity: those of stage 1, or each person's mean embedding."""
-    identities = int(people.labels_N.max()) + 1
-    if base.identities_ID is not None and len(base.identities_ID) == identities:
+    """The base with a prototype per identity: those stage 1 has just learned, or each person's mean embedding.
+
+    Prototypes that came with a file are of whoever it was trained on, and not of these people.
+    """
+    if study.model.base == "pretrain":
         return base
     return Base(base.trunk, _mean_embeddings(base, study, people))
 

@@ -3,60 +3,98 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer.main
 
 from bioface_core.cli import app
-from bioface_core.config import Study
-from bioface_core.sections import Section
+from bioface_core.config import parse_override
+from bioface_core.messages import Code
+from server.journal import Entry
+from tests.study_reference import keys, page
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PAGES = sorted({*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md"), *(CHECKOUT / "benchmarks").glob("*.md")})
+REFERENCE = CHECKOUT / "docs" / "reference"
+CODE = re.compile(r"^```[a-z]*\n(.*?)^```|`([^`\n]+)`", re.M | re.S)
+PLACEHOLDERS = {"key", "KEY"}  # in `-s key=value`
+every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(CHECKOUT)))
 
 
-def keys(section: type[Section], prefix: str = "") -> list[str]:
-    """Every key of a study, as it is written after ``-s``."""
-    found = []
-    for name, field in section.model_fields.items():
-        nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, Section):
-            found += keys(nested, f"{prefix}{name}.")
-        else:
-            found.append(prefix + name)
-    return found
+def commands(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Name and arguments of every ``bioface`` command in a page's code, in a block or within a line."""
+    for block, inline in CODE.findall(text):
+        for line in (block or inline).replace("\\\n", " ").splitlines():
+            for rest in re.findall(r"(?:^|[ /`])bioface +([^;|>&]*)", line.partition("  #")[0]):
+                name, *arguments = shlex.split(rest.translate(str.maketrans("[]", "  ") if " [-" in rest else {}))
+                yield name, arguments
 
 
-@pytest.mark.parametrize("key", keys(Study))
-def test_every_setting_is_documented(key: str) -> None:
-    assert f"| `{key}` |" in (CHECKOUT / "docs" / "reference" / "study.md").read_text()
+def leads_somewhere(path: Path, target: str, heading: str) -> bool:
+    """Whether a relative link's file is there, and in it the heading that the link names, if any."""
+    aim = path.parent / target if target else path
+    return aim.exists() and (not heading or heading in anchors(aim.read_text()))
 
 
-def test_no_setting_is_documented_that_is_none() -> None:
-    page = (CHECKOUT / "docs" / "reference" / "study.md").read_text()
-    assert set(re.findall(r"^\| `([a-z0-9_.]+)` \|", page, re.M)) == set(keys(Study))
+def anchors(text: str) -> set[str]:
+    """The names that headings are given on a web page: lower case, dashes for spaces, no punctuation."""
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
-def test_links_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
-    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+@every_page
+def test_links_lead_somewhere(path: Path) -> None:
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)", path.read_text()) if "://" not in target]
+    missing = [target for target in targets if not leads_somewhere(path, *target.partition("#")[::2])]
     assert not missing
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
-def test_commands_exist(page: Path) -> None:
-    group = typer.main.get_command(app)
-    commands = getattr(group, "commands", {})
-    for line in re.findall(r"^(?:\.venv/bin/)?bioface ([a-z]+)((?: .*)?)$", page.read_text(), re.M):
-        name, rest = line
-        assert name in commands, f"bioface {name}"
-        known = {option for parameter in commands[name].params for option in parameter.opts}
-        assert set(re.findall(r"(?<= )--?[a-z]+", rest)) <= known, line
+@every_page
+def test_commands_exist(path: Path) -> None:
+    known = getattr(typer.main.get_command(app), "commands", {})
+    for name, arguments in commands(path.read_text()):
+        if name in ("--help", "--version"):
+            continue
+        assert name in known, f"bioface {name}"
+        options = {"--help"}.union(*(parameter.opts for parameter in known[name].params))
+        assert {word.partition("=")[0] for word in arguments if re.match("--?[a-z]", word)} <= options, arguments
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
-def test_overrides_exist(page: Path) -> None:
-    named = re.findall(r"-s '?([a-z0-9_.]+)=", page.read_text())
-    assert set(named) <= {*keys(Study), "key"}, page
+@every_page
+def test_overrides_exist(path: Path) -> None:
+    for override in re.findall(r"-s ('[^'`]*'|[^\s`]+=[^\s`]*)", path.read_text()):
+        key = override.strip("'").partition("=")[0]
+        assert key in {*keys(), *PLACEHOLDERS}, override
+        parse_override(override.strip("'"))
+
+
+@every_page
+def test_targets_of_make_exist(path: Path) -> None:
+    named = {
+        target for code in CODE.findall(path.read_text()) for target in re.findall(r"\bmake ([a-z-]+)", "".join(code))
+    }
+    assert named <= set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(), re.M))
+
+
+def test_commands_are_found_wherever_they_stand() -> None:
+    text = (
+        "`bioface one --two`\n```sh\nfor n in 1; do .venv/bin/bioface three -s a=$n > f; done\n```\nbioface is a word"
+    )
+    assert list(commands(text)) == [("one", ["--two"]), ("three", ["-s", "a=$n"])]
+
+
+def test_every_setting_is_documented() -> None:
+    found = (REFERENCE / "study.md").read_text()
+    missing = [key for key in keys() if f"| `{key}` |" not in found]
+    assert not missing
+    assert found == page(), "run: python -m tests.study_reference > docs/reference/study.md"
+
+
+def test_every_event_and_code_is_documented() -> None:
+    found = (REFERENCE / "run-folder.md").read_text()
+    names = [event.__name__.lower() for event in Entry.__args__] + [code.value for code in Code]
+    missing = [name for name in names if f"| `{name}` |" not in found]
+    assert not missing
