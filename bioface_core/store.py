@@ -7,7 +7,6 @@ name and renamed, so an interrupted writer leaves no half store.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,12 +94,6 @@ def read_store(folder: Path) -> Store:
         return _assemble(header, columns)
     except (OSError, SafetensorError, KeyError, AssertionError) as error:
         raise PhotoError(f"{folder} is damaged ({type(error).__name__} in {_COLUMNS}): prepare it again") from error
-
-
-def remove_store(folder: Path) -> None:
-    """Deletes a store, and nothing that is not one."""
-    if (folder / _HEADER).exists():
-        shutil.rmtree(folder)
 
 
 def _columns(store: Store) -> dict[str, Tensor]:
