@@ -17,8 +17,22 @@ from pydantic import Field, ValidationError, model_validator
 
 from bioface_core.app_path import app_root
 from bioface_core.errors import ConfigError
-from bioface_core.sections import Federation, Loss, Model, Pretrain, Section, Simulation, Speed, Train
+from bioface_core.sections import (
+    Federation,
+    Hash,
+    Loss,
+    Member,
+    Model,
+    Name,
+    Pretrain,
+    Section,
+    Simulation,
+    Speed,
+    Train,
+)
 from bioface_core.validation import explain
+
+_NO_STUDIES = {"hospital", "syndromes"}  # what else lies in configs/
 
 
 class Study(Section):
@@ -29,11 +43,17 @@ class Study(Section):
         seed: every random choice of the run derives from it.
         syndromes: the classes, in order: keys of configs/syndromes.yaml, or class names of the stores. Empty: taken
             from the simulation's stores.
+        roster: the hospitals of a deployed federation, filled in by ``bioface lab invite``; empty in a simulation.
+        bundle_sha256: hash of the app bundle that the lab runs, filled in with the roster.
+        identities_sha256: hash of the public people of stage 1, filled in with the roster.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "study"
+    name: Name = "study"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     syndromes: tuple[str, ...] = ()
+    roster: tuple[Member, ...] = ()
+    bundle_sha256: Hash | None = None
+    identities_sha256: Hash | None = None
     model: Model = Model()
     loss: Loss = Loss()
     train: Train = Train()
@@ -43,10 +63,12 @@ class Study(Section):
     simulation: Simulation = Simulation()
 
     @model_validator(mode="after")
-    def _syndromes_differ(self) -> Study:
-        repeated = {name for name in self.syndromes if self.syndromes.count(name) > 1}
-        if repeated:
-            raise ValueError(f"syndromes names {', '.join(sorted(repeated))} more than once: name each once")
+    def _names_differ(self) -> Study:
+        hospitals = tuple(member.name for member in self.roster)
+        for where, names in (("syndromes", self.syndromes), ("roster", hospitals)):
+            repeated = {name for name in names if names.count(name) > 1}
+            if repeated:
+                raise ValueError(f"{where} names {', '.join(sorted(repeated))} more than once: name each once")
         return self
 
     @property
@@ -80,7 +102,7 @@ def find_study(name: str) -> Path:
         return path
     if (shipped / f"{name}.yaml").is_file():
         return shipped / f"{name}.yaml"
-    known = sorted(found.stem for found in shipped.glob("*.yaml") if found.stem != "syndromes")
+    known = sorted(found.stem for found in shipped.glob("*.yaml") if found.stem not in _NO_STUDIES)
     raise ConfigError(f"{name} is no study file and no shipped study; shipped: {', '.join(known)}")
 
 

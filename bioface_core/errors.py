@@ -5,7 +5,9 @@
     │   ├── ConfigError      a study file or an override
     │   ├── PhotoError       photos, manifests, stores
     │   ├── WeightsError     files of model weights
-    │   └── RunError         run folders
+    │   ├── RunError         run folders
+    │   ├── HospitalError    a hospital's folder, keys, approvals or memory
+    │   └── LabError         a lab's folder, keys, roster or orders
     ├── WireError        a message that breaks the contract: its sender is left out of the round
     └── RoundError       a round that cannot be completed: no valid reply, or too few
 
@@ -36,6 +38,14 @@ class WeightsError(UserError):
 
 class RunError(UserError):
     """A run folder cannot be used: another study's, locked, or damaged."""
+
+
+class HospitalError(UserError):
+    """A hospital's folder cannot be used, or something in it: keys, approvals, the memory of its answers."""
+
+
+class LabError(UserError):
+    """A lab's folder cannot be used, or something in it: keys, roster, orders."""
 
 
 class WireError(BioFaceError):

@@ -38,6 +38,10 @@ class Code(StrEnum):
     NORM = "norm-above-bound"
     WEIGHT = "wrong-weight"
     COUNTS = "wrong-counts"
+    BUNDLE = "other-bundle"  # the lab runs other code than was approved
+    NOT_APPROVED = "not-approved"  # nobody at the hospital approved this study
+    POLICY = "policy"  # the hospital's own rules forbid it; which one is in its log
+    REPLAYED = "replayed"  # a question that was asked before
     FAILED = "failed"  # the hospital's own mistake; what it was stays in its log
     LOST = "lost"  # the transport could not deliver, or lost the hospital
     LATE = "no-answer"  # not before the deadline
@@ -61,6 +65,8 @@ class Ticket:
         round: 0 for the model before training.
         attempt: 1 for the first; a server that was restarted asks again under the next number.
         phase: train or evaluate.
+        ask: 1 for the first; a hospital whose node was restarted is asked again under the next number. A hospital
+            answers no ticket twice.
     """
 
     study_id: str
@@ -68,6 +74,7 @@ class Ticket:
     round: int
     attempt: int
     phase: Phase
+    ask: int = 1
 
 
 @dataclass(frozen=True)
@@ -171,7 +178,11 @@ class Contract:
         first = 1 if ticket.phase is Phase.TRAIN else 0
         demand(ticket.study_id == self.study_id, Code.STUDY, ticket.study_id[:12])
         demand(schema == self.schema, Code.SCHEMA, schema[:12])
-        demand(first <= ticket.round <= self.rounds and ticket.attempt >= 1, Code.ROUND, str(ticket.round))
+        demand(
+            first <= ticket.round <= self.rounds and ticket.attempt >= 1 and ticket.ask >= 1,
+            Code.ROUND,
+            str(ticket.round),
+        )
 
 
 def demand(agreed: bool, code: Code, detail: str = "") -> None:

@@ -13,6 +13,8 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Section(BaseModel):
@@ -46,7 +48,7 @@ class Model(Section):
     squeeze_excite: bool = True
     norm: Literal["frozen", "group", "batch"] = "frozen"
     base: str = "pretrain"
-    base_sha256: str | None = None
+    base_sha256: Hash | None = None
     trainable: Literal["all", "last-stage", "head"] = "all"
 
     @model_validator(mode="after")
@@ -198,6 +200,18 @@ class Federation(Section):
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.6
     deadline_s: Positive = 600.0
     norm_bound: Positive = 100.0
+
+
+class Member(Section):
+    """A hospital of a federation that is deployed, by what is public about it.
+
+    Attributes:
+        name: letters, digits, dots, dashes and underscores; seeds the hospital's randomness.
+        identity_key: its Ed25519 public key, 64 hexadecimal digits.
+    """
+
+    name: Name
+    identity_key: Hash
 
 
 class Speed(Section):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -49,6 +50,23 @@ class Store:
     def heldout(self) -> PhotoSet:
         """The photos of held-out patients."""
         return self.photos.take(self.heldout_N)
+
+    def take(self, chosen_N: Tensor) -> Store:
+        """The store with some of its photos.
+
+        Args:
+            chosen_N: bool, True for the photos to keep.
+        """
+        photos, demographics = self.photos.take(chosen_N), self.demographics.take(chosen_N)
+        return Store(self.classes, photos, self.heldout_N[chosen_N], demographics, self.ancestries)
+
+
+def as_studied(store: Store, syndromes: tuple[str, ...]) -> Store:
+    """The store's photos of a study's syndromes, labels counting the study's order."""
+    index_K = torch.tensor([syndromes.index(name) if name in syndromes else -1 for name in store.classes])
+    kept = store.take(index_K[store.photos.labels_N] >= 0)
+    photos = PhotoSet(kept.photos.photos_NCHW, index_K[kept.photos.labels_N], kept.photos.patients_N)
+    return replace(kept, classes=syndromes, photos=photos)
 
 
 def write_store(folder: Path, store: Store, notes: Mapping[str, str] | None = None) -> None:

@@ -39,8 +39,10 @@ _SERIALISATION = "bioface.raw"
 _NUMPY: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "int64": np.dtype("<i8")}
 _CHUNK = 2**18  # values at a time: float64 copies stay in the processor's cache
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_INT64 = range(-(2**63), 2**63)  # databases and tensors hold no more, though Flower's records do
+_LOSS_BOUND = 1e12  # a hospital's loss above it is no loss, and many of them could add up to infinity
 
-_TICKET_FIELDS = {"version": int, "study": str, "run": str, "round": int, "attempt": int, "phase": str}
+_TICKET_FIELDS = {"version": int, "study": str, "run": str, "round": int, "attempt": int, "phase": str, "ask": int}
 _REQUEST_FIELDS = _TICKET_FIELDS | {"schema": str}
 _EVALUATION_FIELDS = _TICKET_FIELDS | {"hospital": str}
 _UPDATE_FIELDS = _EVALUATION_FIELDS | {"schema": str, "weight": int, "class_weights": list, "loss": float}
@@ -59,6 +61,7 @@ def unpack_request(record: RecordDict, contract: Contract) -> Request:
     """
     header = _read_header(record, _REQUEST_FIELDS)
     ticket = _read_ticket(header)
+    demand(_NAME.fullmatch(ticket.run_id) is not None, Code.MALFORMED, "run")
     contract.check(ticket, header["schema"])
     vector = _read_array(record, "float32", contract.size)
     demand(math.isfinite(norm(vector)), Code.NOT_FINITE)
@@ -121,7 +124,7 @@ def _read_update(record: RecordDict, header: dict[str, Any], ticket: Ticket, con
     demand(0 <= weight <= WEIGHT_BOUND, Code.WEIGHT, str(weight))
     demand(len(class_weights) == contract.classes, Code.WEIGHT, f"{len(class_weights)} classes")
     demand(all(type(value) is int and 0 <= value <= weight for value in class_weights), Code.WEIGHT, "of a class")
-    demand(math.isfinite(loss), Code.NOT_FINITE, "loss")
+    demand(abs(loss) <= _LOSS_BOUND, Code.NOT_FINITE, "loss")
     delta = _read_array(record, "float32", contract.size)
     length = norm(delta)
     demand(math.isfinite(length), Code.NOT_FINITE, "delta")
@@ -156,6 +159,7 @@ def _read_header(record: RecordDict, fields: dict[str, type]) -> dict[str, Any]:
     found: dict[str, Any] = dict(header or {})
     demand(found.keys() == fields.keys(), Code.MALFORMED, "fields")
     demand(all(type(found[name]) is kind for name, kind in fields.items()), Code.MALFORMED, "types")
+    demand(all(found[name] in _INT64 for name, kind in fields.items() if kind is int), Code.MALFORMED, "range")
     demand(found["version"] == VERSION, Code.VERSION, str(found["version"]))
     return found
 
@@ -168,7 +172,7 @@ def _read_array(record: RecordDict, dtype: str, length: int) -> Tensor:
     array = arrays["flat"]
     demand(array.stype == _SERIALISATION, Code.MALFORMED, "serialisation")
     demand(array.dtype == dtype, Code.DTYPE, array.dtype[:16])
-    demand(tuple(array.shape) == (length,), Code.LENGTH, str(array.shape)[:32])
+    demand(tuple(array.shape) == (length,), Code.LENGTH, f"{len(array.shape)} axes")
     demand(len(array.data) == length * expected.itemsize, Code.LENGTH, f"{len(array.data)} bytes")
     return torch.from_numpy(np.frombuffer(array.data, expected).astype(expected.newbyteorder("=")))
 
@@ -181,9 +185,12 @@ def _pack_ticket(ticket: Ticket) -> dict[str, Any]:
         "round": ticket.round,
         "attempt": ticket.attempt,
         "phase": ticket.phase.value,
+        "ask": ticket.ask,
     }
 
 
 def _read_ticket(header: dict[str, Any]) -> Ticket:
     demand(header["phase"] in list(Phase), Code.MALFORMED, "phase")
-    return Ticket(header["study"], header["run"], header["round"], header["attempt"], Phase(header["phase"]))
+    return Ticket(
+        header["study"], header["run"], header["round"], header["attempt"], Phase(header["phase"]), header["ask"]
+    )

@@ -48,7 +48,7 @@ def answer(message: Message, context: Context, open_site: Callable[[Context], Si
         return Message(pack_reply(site.answer(request)), reply_to=message)
     except WireError as error:
         _log.warning("refused a %s request: %s", message.metadata.message_type, error)
-        return refusal(message, Code(error.code))
+        return refusal(message, Code(error.code) if error.code in list(Code) else Code.FAILED)
     except Exception:
         _log.exception("could not answer a %s request", message.metadata.message_type)
         return refusal(message, Code.FAILED)

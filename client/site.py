@@ -1,7 +1,8 @@
 """What does a hospital answer? The trust boundary: a request comes in, an update or counts go out, nothing else.
 
 Every parameter comes from the hospital's own copy of the study; a message brings the shared vector and says which
-round it is. Photos, labels and patients are used here and referred to by nothing that leaves.
+round it is. Photos, labels and patients are used here and referred to by nothing that leaves. The gate decides what is
+let in and what is let out; the memory answers what was asked before.
 
 Legend: n values of the vector, K syndromes.
 """
@@ -22,6 +23,8 @@ from bioface_core.messages import WEIGHT_BOUND, Code, Contract, Evaluation, Phas
 from bioface_core.photos import PhotoSet
 from bioface_core.sections import Federation
 from bioface_core.wire import norm
+from client.gate import Gate, open_gate
+from client.memory import Memory
 
 _INSIDE = 1 - 2**-20  # rounding in float32 must not carry a clipped update over the bound
 
@@ -37,7 +40,7 @@ class LocalLearner(Shape, Protocol):
 
 
 class Site:
-    """One hospital: its photos, its copy of the study, its model.
+    """One hospital: its photos, its copy of the study, its model, its rules and its memory.
 
     Args:
         name: in the roster; seeds the hospital's randomness.
@@ -45,28 +48,53 @@ class Site:
         learner: the resident model, built from that copy.
         train: photos to learn from, on the learner's device.
         heldout: photos of patients who are never trained on, there too.
+        gate: the hospital's; None lets everything through, for a simulation, whose hospitals are invented.
+        memory: of the answers given; None forgets them, for the same.
     """
 
-    def __init__(self, name: str, study: Study, learner: LocalLearner, train: PhotoSet, heldout: PhotoSet) -> None:
+    def __init__(
+        self,
+        name: str,
+        study: Study,
+        learner: LocalLearner,
+        train: PhotoSet,
+        heldout: PhotoSet,
+        gate: Gate | None = None,
+        memory: Memory | None = None,
+    ) -> None:
         self.name = name
         self.contract = Contract.of(study, learner)
-        self._learner, self._train, self._heldout = learner, train, heldout
-        self._weight = patient_weight(train.patients(), study.federation)
-        present_K = torch.bincount(train.labels_N, minlength=learner.classes).cpu() > 0
+        self._study, self._learner, self._memory = study, learner, memory
+        self._gate = gate or open_gate(study)
+        self._train, self._heldout = self._gate.select(train, heldout, learner.classes)
+        self._patients = self._train.patients()
+        self._weight = patient_weight(self._patients, study.federation)
+        present_K = torch.bincount(self._train.labels_N, minlength=learner.classes).cpu() > 0
         self._class_weights_K = present_K.long() * self._weight
 
     def answer(self, request: Request) -> Reply:
-        """Trains or evaluates, whichever is asked.
+        """Trains or evaluates, whichever is asked, or gives the answer that was given before.
 
         Args:
             request: well-formed, but not yet trusted.
 
         Raises:
-            WireError: another study, layout or round; or training left the finite numbers.
+            WireError: another study, layout or round; not approved, or against the policy; a ticket that was answered
+                before; or training left the finite numbers.
         """
         self.contract.check(request.ticket, request.schema)
-        if request.ticket.phase is Phase.TRAIN:
-            return self._update(request)
+        self._gate.admit(request, self._study, self._patients)
+        if self._memory is None:
+            return self._released(request)
+        reply = self._memory.once(request, lambda: self._released(request))
+        return self._gate.release(reply, self._study)  # an old answer may be older than the policy
+
+    def _released(self, request: Request) -> Reply:
+        """A new answer, as it may leave."""
+        reply = self._update(request) if request.ticket.phase is Phase.TRAIN else self._evaluation(request)
+        return self._gate.release(reply, self._study)
+
+    def _evaluation(self, request: Request) -> Evaluation:
         return Evaluation(request.ticket, self.name, self._learner.evaluate(request.vector, self._heldout))
 
     def _update(self, request: Request) -> Update:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
 from bioface_core.errors import WireError
-from bioface_core.messages import Code, Contract, Reply, Request
+from bioface_core.messages import Code, Contract, Reply, Request, Ticket
 from bioface_core.wire import pack_request, payload_bytes, unpack_reply
 from server.journal import Answered, Dropped, Entry, LeftOut
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.2  # between two looks for replies
+_LOOK_S = 1.0  # between two looks for nodes that were started anew
+_MOST_ASKS = 8  # of one node in one phase; a node that is started anew again and again has another problem
 
 
 @dataclass(frozen=True)
@@ -118,58 +121,114 @@ class Exchange:
     def ask(self, request: Request, nodes: list[int], deadline_s: float, accept: Callable[[Reply], None]) -> Collected:
         """Sends a request and hands on every good reply until all have answered or the deadline is over.
 
+        A node that was started anew in between has forgotten the request, and is asked again.
+
         Args:
             request: the question; its vector is encoded once for all.
             nodes: whom to ask.
             deadline_s: also the lifetime of the messages.
             accept: takes a good reply; called once for a hospital at most.
         """
-        broadcast = _Broadcast(self, request, accept)
         until = self.clock.now() + deadline_s
-        broadcast.send(nodes, deadline_s)
+        broadcast = _Broadcast(self, request, accept, until)
+        broadcast.send(nodes)
         pause = _FIRST_PAUSE_S
-        while broadcast.pending:
+        while broadcast.unsettled:
             if broadcast.pull():
                 pause = _FIRST_PAUSE_S
             elif self.clock.now() >= until:
                 break
             else:
+                broadcast.ask_again()
                 self.clock.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
-        for node in broadcast.pending.values():
-            broadcast.leave_out(node, Code.LATE)
+        broadcast.give_up()
         return broadcast.collected
+
+    def activations(self) -> Mapping[int, str] | None:
+        """The connected nodes, each with a word that changes when it is started anew; None if the engine cannot say."""
+        return self.grid.activations() if isinstance(self.grid, Watched) else None
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A grid whose nodes may be started anew while it waits for them."""
+
+    def activations(self) -> dict[int, str]:
+        """The connected nodes, each with a word that changes when it is started anew."""
+
+
+@dataclass
+class _Asked:
+    """A node that has not answered yet.
+
+    Attributes:
+        ticket: of the last message to it.
+        activation: what its grid said of it then.
+        code: why nothing has come.
+    """
+
+    ticket: Ticket
+    activation: str
+    code: Code = Code.LATE
 
 
 class _Broadcast:
-    """One request on its way: which messages are unanswered, and what has come."""
+    """One request on its way: who has not answered, and what has come."""
 
-    def __init__(self, exchange: Exchange, request: Request, accept: Callable[[Reply], None]) -> None:
-        self._exchange, self._request, self._accept = exchange, request, accept
+    def __init__(self, exchange: Exchange, request: Request, accept: Callable[[Reply], None], until: float) -> None:
+        self._exchange, self._request, self._accept, self._until = exchange, request, accept, until
         self.collected = Collected()
-        self.pending: dict[str, int] = {}
-        self._settled: set[str] = set()
+        self.unsettled: dict[int, _Asked] = {}
+        self._pending: dict[str, tuple[int, Ticket]] = {}
+        self._seen: set[str] = set()
+        self._look_again = exchange.clock.now() + _LOOK_S
 
-    def send(self, nodes: list[int], lifetime_s: float) -> None:
+    def send(self, nodes: list[int]) -> None:
         """One message to each node, pushed one by one so that each is known by its own id."""
-        ticket, content = self._request.ticket, pack_request(self._request)
+        activations = self._exchange.activations() or {}
         for node in nodes:
-            message = Message(content, node, ticket.phase.value, ttl=lifetime_s, group_id=str(ticket.round))
-            ids = [identity for identity in self._exchange.grid.push_messages([message]) if identity]
-            self.pending |= dict.fromkeys(ids, node)
-            self.collected.bytes_down += payload_bytes(content)
-            if not ids:
-                self.leave_out(node, Code.LOST)
+            self.unsettled[node] = _Asked(self._request.ticket, activations.get(node, ""))
+            self._push(node)
+
+    def ask_again(self) -> None:
+        """Asks the nodes again that were started anew since they were asked; looks for them now and then."""
+        if self._exchange.clock.now() < self._look_again:
+            return
+        self._look_again = self._exchange.clock.now() + _LOOK_S
+        for node, activation in (self._exchange.activations() or {}).items():
+            asked = self.unsettled.get(node)
+            if asked is not None and asked.activation != activation and asked.ticket.ask < _MOST_ASKS:
+                asked.activation = activation
+                asked.ticket = replace(asked.ticket, ask=asked.ticket.ask + 1)
+                self._push(node)
 
     def pull(self) -> bool:
         """Settles what has come; whether that was anything."""
-        before = len(self.pending)
-        for message in self._exchange.grid.pull_messages(list(self.pending)):
+        before = len(self.unsettled)
+        for message in self._exchange.grid.pull_messages(list(self._pending)):
             self._settle(message)
-        return len(self.pending) < before
+        return len(self.unsettled) < before
 
-    def leave_out(self, node: int, code: str) -> None:
+    def give_up(self) -> None:
+        """Leaves out whoever has not answered."""
+        for node, asked in list(self.unsettled.items()):
+            self._leave_out(node, asked.code)
+
+    def _push(self, node: int) -> None:
+        asked, lifetime_s = self.unsettled[node], self._until - self._exchange.clock.now()
+        content = pack_request(replace(self._request, ticket=asked.ticket))
+        kind, group = asked.ticket.phase.value, str(asked.ticket.round)
+        message = Message(content, node, kind, ttl=max(1.0, lifetime_s), group_id=group)
+        ids = [identity for identity in self._exchange.grid.push_messages([message]) if identity]
+        self._pending |= dict.fromkeys(ids, (node, asked.ticket))
+        self.collected.bytes_down += payload_bytes(content)
+        if not ids:
+            self._leave_out(node, Code.LOST)
+
+    def _leave_out(self, node: int, code: str) -> None:
         """Notes that a node's hospital does not count in this round."""
+        del self.unsettled[node]
         name = self._exchange.roster.name(node)
         self.collected.refused[name] = code
         self._exchange.record(LeftOut(*self._place(), name, code))
@@ -177,27 +236,38 @@ class _Broadcast:
     def _settle(self, message: Message) -> None:
         """Counts a message, or notes why it does not count."""
         identity = message.metadata.reply_to_message_id
-        node = self.pending.pop(identity, None)
-        if node is None:
-            reason = "duplicate" if identity in self._settled else "late"
+        node, ticket = self._pending.get(identity, (None, self._request.ticket))
+        if node is not None and message.has_content() and message.metadata.src_node_id != node:
+            return self._exchange.record(Dropped(*self._place(), "foreign"))
+        self._pending.pop(identity, None)
+        if node is None or node not in self.unsettled:
+            reason = "duplicate" if node is not None or identity in self._seen else "late"
             return self._exchange.record(Dropped(*self._place(), reason))
-        self._settled.add(identity)
+        self._seen.add(identity)
         try:
-            reply = self._read(message, node)
+            reply = self._read(message, node, ticket)
         except WireError as error:
-            return self.leave_out(node, error.code)
+            return self._fail(node, Code(error.code))
+        del self.unsettled[node]
         self._exchange.record(Answered(*self._place(), reply.hospital))
         self.collected.answered.append(reply.hospital)
         self.collected.bytes_up += payload_bytes(message.content)
         self._accept(reply)
 
-    def _read(self, message: Message, node: int) -> Reply:
+    def _fail(self, node: int, code: Code) -> None:
+        """What the transport lost may still come, if the node is started anew; everything else is settled."""
+        if code is Code.LOST and self._exchange.activations() is not None:
+            self.unsettled[node].code = code
+        else:
+            self._leave_out(node, code)
+
+    def _read(self, message: Message, node: int, ticket: Ticket) -> Reply:
         """The checks on receipt."""
         if message.has_error():
             raise WireError(_code_in(message.error.reason))
         if not message.has_content():
             raise WireError(Code.MALFORMED, "empty")
-        reply = unpack_reply(message.content, self._exchange.contract, self._request.ticket)
+        reply = unpack_reply(message.content, self._exchange.contract, ticket)
         self._exchange.roster.admit(node, reply.hospital)
         return reply
 

@@ -64,7 +64,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A message that answers nothing we wait for: ``late`` or ``duplicate``."""
+    """A message that does not count: ``late``, ``duplicate``, or ``foreign`` (of another node than was asked)."""
 
     round: int
     attempt: int

@@ -198,9 +198,8 @@ class _Run:
 
     def _train(self, tally: _Tally, server: ServerState) -> tuple[Tensor, list[int]]:
         """The mean update of the hospitals that answered, and those hospitals' nodes."""
-        total = WeightedSum(
-            self._model.size, self._model.classes, self._model.embedding, len(tally.nodes), self._settings.norm_bound
-        )
+        hospitals, bound = len(self._roster.hospitals), self._settings.norm_bound
+        total = WeightedSum(self._model.size, self._model.classes, self._model.embedding, hospitals, bound)
         losses: list[tuple[int, float]] = []
 
         def accept(reply: Reply) -> None:

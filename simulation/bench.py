@@ -21,6 +21,7 @@ from bioface_core.checkpoint import open_run
 from bioface_core.config import Study, find_study, read_study
 from bioface_core.errors import ConfigError
 from bioface_core.learner import use
+from bioface_core.start import write_start
 from simulation import phantom, sites
 from simulation.hospitals import make_hospitals
 from simulation.plain import run_plain
@@ -98,7 +99,7 @@ def _lay_out(folder: Path, study: Study) -> Path:
     folder.mkdir()
     device = use(study.speed)
     sites.lay_hospitals(folder, study, make_hospitals(study, _ignore))
-    sites.lay_start(folder, make_start(study, _ignore, _ignore, device))
+    write_start(folder, make_start(study, _ignore, _ignore, device))
     return folder
 
 

@@ -14,16 +14,17 @@ from torch import Tensor
 
 from bioface_core.config import Study
 from bioface_core.errors import ConfigError
-from bioface_core.photos import PhotoSet
 from bioface_core.seeding import generator
-from bioface_core.store import Store, read_store
+from bioface_core.store import Store, as_studied, read_store
 from bioface_core.syndromes import catalogue
 from simulation import phantom
 from simulation.partition import partition
 
 
 def hospital_names(study: Study) -> tuple[str, ...]:
-    """``hospital-1`` to ``hospital-S``."""
+    """Those of the roster, or ``hospital-1`` to ``hospital-S`` in a study that has none."""
+    if study.roster:
+        return tuple(member.name for member in study.roster)
     several = len(study.simulation.stores)
     hospitals = several if several > 1 else study.simulation.hospitals
     return tuple(f"hospital-{number}" for number in range(1, hospitals + 1))
@@ -60,7 +61,7 @@ def make_hospitals(study: Study, on_photos: Callable[[int, int], None]) -> list[
     """
     if not study.simulation.stores:
         return _phantom_hospitals(study, on_photos)
-    stores = [_as_studied(read_store(Path(path)), study.syndromes) for path in study.simulation.stores]
+    stores = [as_studied(read_store(Path(path)), study.syndromes) for path in study.simulation.stores]
     return stores if len(stores) > 1 else _spread(stores[0], study)
 
 
@@ -109,20 +110,7 @@ def _spread(store: Store, study: Study) -> list[Store]:
     patients_P, first_P = _first_photos(store.photos.patients_N)
     hospital_P = _assign(store.photos.labels_N[first_P], study)
     hospital_N = hospital_P[torch.searchsorted(patients_P, store.photos.patients_N)]
-    return [_take(store, hospital_N == site) for site in range(len(hospital_names(study)))]
-
-
-def _take(store: Store, chosen_N: Tensor) -> Store:
-    demographics = store.demographics.take(chosen_N)
-    return Store(store.classes, store.photos.take(chosen_N), store.heldout_N[chosen_N], demographics, store.ancestries)
-
-
-def _as_studied(store: Store, syndromes: tuple[str, ...]) -> Store:
-    """The store's photos of the study's syndromes, labels counting the study's order."""
-    index_K = torch.tensor([syndromes.index(name) if name in syndromes else -1 for name in store.classes])
-    kept = _take(store, index_K[store.photos.labels_N] >= 0)
-    photos = PhotoSet(kept.photos.photos_NCHW, index_K[kept.photos.labels_N], kept.photos.patients_N)
-    return Store(syndromes, photos, kept.heldout_N, kept.demographics, kept.ancestries)
+    return [store.take(hospital_N == site) for site in range(len(hospital_names(study)))]
 
 
 def _assign(labels_P: Tensor, study: Study) -> Tensor:

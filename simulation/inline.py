@@ -29,7 +29,12 @@ def run_inline(server_app: ServerApp, client_app: ClientApp, hospitals: int) -> 
         client_app: called in this thread.
         hospitals: contexts get ``partition-id`` 0 to ``hospitals - 1``.
     """
-    server_app(InlineGrid(client_app, hospitals), _context(_SERVER, {}))
+    server_app(InlineGrid(client_app, hospitals), inline_context())
+
+
+def inline_context() -> Context:
+    """What a ServerApp is called with."""
+    return _context(_SERVER, {})
 
 
 class InlineGrid(Grid):

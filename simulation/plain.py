@@ -18,6 +18,7 @@ from bioface_core.model import Recogniser, random_directions, to_float
 from bioface_core.optimise import make_optimiser, rate_at
 from bioface_core.photos import PhotoSet, shuffled
 from bioface_core.seeding import generator
+from bioface_core.start import read_start
 from bioface_core.store import Store
 from bioface_core.weights import Base
 from simulation import sites
@@ -35,7 +36,7 @@ def run_plain(folder: Path, study: Study) -> Tensor:
     Returns:
         The final parameters as one vector, prototypes last.
     """
-    start = sites.read_start(folder, study)
+    start = read_start(folder, study)
     base, identities = start.base, start.identities
     assert identities is not None, "the mode identifies"
     stores = [sites.read_hospital(folder, study, index) for index in range(study.simulation.hospitals)]

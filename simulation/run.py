@@ -28,6 +28,7 @@ from bioface_core.files import write_bytes, write_text
 from bioface_core.learner import use
 from bioface_core.photos import PhotoSet, concatenate, shuffled
 from bioface_core.seeding import generator
+from bioface_core.start import has_start, write_start
 from bioface_core.store import Store
 from bioface_core.weights import read_base
 from client.app import make_client_app
@@ -117,14 +118,14 @@ def _lay_out(folder: Path, study: Study, progress: Progress) -> None:
     write_text(folder / "software.json", json.dumps(_software()))
     if not sites.has_hospitals(folder, study):
         sites.lay_hospitals(folder, study, make_hospitals(study, progress.bar("patients")))
-    if not sites.has_start(folder):
+    if not has_start(folder):
         device, epochs = use(study.speed), progress.bar("identification")
         total = study.pretrain.epochs
 
         def on_epoch(epoch: Any) -> None:
             epochs(epoch.number, total, f"{epoch.accuracy:.0%} told apart")
 
-        sites.lay_start(folder, make_start(study, progress.bar("people"), on_epoch, device))
+        write_start(folder, make_start(study, progress.bar("people"), on_epoch, device))
 
 
 def _rounds_bar(study: Study, progress: Progress) -> Callable[[Event], None]:

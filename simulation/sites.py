@@ -14,14 +14,12 @@ from flwr.app import Context
 
 from bioface_core.config import Study, read_study
 from bioface_core.learner import Learner, use
-from bioface_core.photos import Demographics
+from bioface_core.start import read_start
 from bioface_core.store import Store, read_store, write_store
-from bioface_core.weights import read_base
 from client.site import Site
 from simulation.hospitals import hospital_names
-from simulation.stage1 import Start
 
-_BASE, _IDENTITIES, _HOSPITALS = "base.safetensors", "identities", "hospitals"
+_HOSPITALS = "hospitals"
 
 
 @dataclass(frozen=True)
@@ -39,36 +37,15 @@ class SiteOpener:
         return open_site(self.folder, int(context.node_config["partition-id"]))
 
 
-def lay_start(folder: Path, start: Start) -> None:
-    """Writes the base and the identities; the base last, so that its presence means both are there."""
-    if start.identities is not None:
-        people = start.identities
-        nobody_N = torch.zeros(len(people), dtype=torch.bool)
-        names = tuple(f"person-{label}" for label in range(int(people.labels_N.max()) + 1))
-        write_store(folder / _IDENTITIES, Store(names, people, nobody_N, Demographics.unknown(len(people))))
-    start.base.write(folder / _BASE)
-
-
 def lay_hospitals(folder: Path, study: Study, stores: list[Store]) -> None:
     """Writes the hospitals' stores."""
     for name, store in zip(hospital_names(study), stores, strict=True):
         write_store(folder / _HOSPITALS / name, store)
 
 
-def has_start(folder: Path) -> bool:
-    """Whether ``lay_start`` was completed."""
-    return (folder / _BASE).exists()
-
-
 def has_hospitals(folder: Path, study: Study) -> bool:
     """Whether ``lay_hospitals`` was completed."""
     return all((folder / _HOSPITALS / name).exists() for name in hospital_names(study))
-
-
-def read_start(folder: Path, study: Study) -> Start:
-    """What ``lay_start`` wrote."""
-    identities = read_store(folder / _IDENTITIES).photos if study.loss.identifies else None
-    return Start(read_base(folder / _BASE, study.model), identities)
 
 
 def read_hospital(folder: Path, study: Study, index: int) -> Store:

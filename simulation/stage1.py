@@ -6,7 +6,6 @@ Legend: N photos, I identities, D embedding.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,24 +17,12 @@ from bioface_core.errors import ConfigError
 from bioface_core.model import SEResNet, to_float
 from bioface_core.photos import PhotoSet
 from bioface_core.pretrain import Epoch, pretrain
+from bioface_core.start import Start
 from bioface_core.store import read_store
 from bioface_core.weights import Base, random_base, read_base
 from simulation import phantom
 
 _EMBED_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Start:
-    """What every learner of a study is built from.
-
-    Attributes:
-        base: the trunk, and the identities' prototypes if the loss identifies.
-        identities: public people on the CPU, or None where nothing needs them.
-    """
-
-    base: Base
-    identities: PhotoSet | None
 
 
 def make_start(

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -54,12 +55,16 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 @every_page
 def test_commands_exist(path: Path) -> None:
-    known = getattr(typer.main.get_command(app), "commands", {})
     for name, arguments in commands(path.read_text()):
         if name in ("--help", "--version"):
             continue
-        assert name in known, f"bioface {name}"
-        options = {"--help"}.union(*(parameter.opts for parameter in known[name].params))
+        command: Any = typer.main.get_command(app)
+        for word in (name, *arguments):
+            if not hasattr(command, "commands") or word == "--help":
+                break
+            assert word in command.commands, f"bioface {name} {arguments}"
+            command = command.commands[word]
+        options = {"--help"}.union(*(parameter.opts for parameter in command.params))
         assert {word.partition("=")[0] for word in arguments if re.match("--?[a-z]", word)} <= options, arguments
 
 

@@ -28,6 +28,7 @@ from simulation.inline import InlineGrid
 from tests.small_federation import SmallLearner, SmallSites, names, run_small, small_study
 
 STUDY = small_study()
+FIRST = 1000  # the first node of an inline grid
 
 Tamper = Callable[[Message], Iterable[Message]]
 
@@ -244,6 +245,55 @@ def test_a_duplicate_reply_counts_once(tmp_path: Path) -> None:
     assert torch.equal(run.go().server.vector, vector_after(tmp_path / "once"))
     assert {event.reason for event in run.of(Dropped)} == {"duplicate"}
     assert len(run.of(Answered)) == 3 * 7
+
+
+class RestartingGrid(TamperingGrid):
+    """A grid one of whose nodes forgets the first question of every phase, and is started anew a little later."""
+
+    def __init__(self, study: Study, clock: FakeClock, loses: bool, comes_back: bool) -> None:
+        super().__init__(study, lambda reply: [reply])
+        self._clock, self._loses, self._comes_back = clock, loses, comes_back
+        self._activation, self._due = 1, math.inf
+        self.asks: list[int] = []
+
+    def activations(self) -> dict[int, str]:
+        if self._clock.now() >= self._due:
+            self._activation, self._due = self._activation + 1, math.inf
+        return {node: str(self._activation) if node == FIRST else "1" for node in self.get_node_ids()}
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
+        for identity in message_ids:
+            message = self._waiting.get(identity)
+            asked = 1 if message is None else int(message.content["header"]["ask"])
+            if message is not None and message.metadata.dst_node_id == FIRST:
+                self.asks.append(asked)
+                if asked == 1:
+                    yield from self._forget(identity, message)
+                    continue
+            yield from super().pull_messages([identity])
+
+    def _forget(self, identity: str, message: Message) -> Iterator[Message]:
+        if self._comes_back and self._due == math.inf:
+            self._due = self._clock.now() + 2.0
+        if self._loses:
+            del self._waiting[identity]
+            yield Message(Error(0, "the node is gone"), reply_to=message)
+
+
+@pytest.mark.parametrize("loses", [True, False], ids=["error reply", "silence"])
+def test_a_node_that_was_started_anew_is_asked_again(tmp_path: Path, loses: bool) -> None:
+    run = Run(tmp_path / "run")
+    grid = RestartingGrid(STUDY, run.clock, loses, comes_back=True)
+    run.go(grid)
+    assert max(grid.asks) == 2
+    assert not run.of(LeftOut)
+    assert torch.equal(vector_after(run.path), run_small(tmp_path / "other", STUDY).server.vector)
+
+
+def test_a_node_that_never_comes_back_is_left_out_as_lost(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.go(RestartingGrid(STUDY, run.clock, loses=True, comes_back=False))
+    assert {entry.code for entry in run.of(LeftOut)} == {Code.LOST}
 
 
 def test_an_old_answer_under_a_new_message_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +18,11 @@ from bioface_core.learner import LocalResult
 from bioface_core.messages import WEIGHT_BOUND, Code, Evaluation, Phase, Request, Ticket, Update
 from bioface_core.photos import PhotoSet
 from bioface_core.sections import Federation
-from bioface_core.wire import norm, pack_request, unpack_reply
+from bioface_core.wire import norm, pack_reply, pack_request, unpack_reply
 from client.app import answer, make_client_app
+from client.gate import Gate
+from client.memory import Memory
+from client.policy import Policy
 from client.site import Site, clip, patient_weight
 from tests.small_federation import HELD_OUT, SIZE, SmallLearner, SmallSites, photos_of, small_study
 
@@ -144,3 +148,59 @@ def test_the_client_app_answers_both_phases(phase: Phase) -> None:
     reply = make_client_app(SmallSites(STUDY))(message(request(phase)), CONTEXT)
     read = unpack_reply(reply.content, SmallSites(STUDY).site(2).contract, ticket(phase))
     assert read.hospital == "hospital-3"
+
+
+ALLOWS = Policy(metrics=("loss", "counts"))
+TRAINED, TRIED = photos_of([0] * 7 + [1] * 2 + [2] * 7), photos_of([0] * 7 + [1] * 6 + [2] * 4)
+
+
+def guarded(policy: Policy, approved: str | None = STUDY.study_id, memory: Memory | None = None) -> Site:
+    gate = Gate(policy, approved, bytes(range(16)))
+    return Site("hospital-1", STUDY, SmallLearner(), TRAINED, TRIED, gate, memory)
+
+
+def test_a_hospital_s_rules_shape_what_leaves() -> None:
+    site = guarded(ALLOWS)
+    update, evaluation = site.answer(request()), site.answer(request(Phase.EVALUATE))
+    assert isinstance(update, Update) and isinstance(evaluation, Evaluation)
+    assert update.weight == 20 and update.class_weights_K.tolist() == [20, 0, 20], "14 patients of two classes"
+    assert evaluation.counts.patients_K[1] == 0, "the class of two patients takes no part"
+    assert bool((evaluation.counts.confusion_KK % 5 == 0).all())
+    for reply in (update, evaluation):
+        assert unpack_reply(pack_reply(reply), site.contract, reply.ticket), "the lab accepts it"
+
+
+@pytest.mark.parametrize(
+    ("site", "code"),
+    [
+        (guarded(ALLOWS, approved=None), Code.NOT_APPROVED),
+        (guarded(ALLOWS, approved="0" * 64), Code.NOT_APPROVED),
+        (guarded(Policy()), Code.POLICY),
+        (guarded(ALLOWS.model_copy(update={"fewest_patients": 15})), Code.POLICY),
+    ],
+)
+@pytest.mark.parametrize("phase", list(Phase))
+def test_a_refusal_is_one_word_and_its_reason_is_for_the_admin(
+    site: Site, code: Code, phase: Phase, caplog: pytest.LogCaptureFixture
+) -> None:
+    reply = answer(message(request(phase)), CONTEXT, lambda context: site)
+    assert reply.error.reason == code and "policy." not in repr(reply)
+    assert code != Code.POLICY or "policy." in caplog.text, "which rule it was"
+
+
+def test_an_old_answer_is_held_against_today_s_policy(tmp_path: Path) -> None:
+    memory = Memory(tmp_path / "memory.sqlite")
+    asked_again = replace(request(), ticket=replace(ticket(), ask=2))
+    first = guarded(ALLOWS, memory=memory).answer(request())
+    coarser = guarded(ALLOWS.model_copy(update={"loss_step": 0.5}), memory=memory).answer(asked_again)
+    assert isinstance(first, Update) and isinstance(coarser, Update)
+    assert coarser.loss % 0.5 == 0 and torch.equal(first.delta, coarser.delta)
+    memory.close()
+
+
+def test_what_was_refused_was_not_computed_and_not_remembered(tmp_path: Path) -> None:
+    memory = Memory(tmp_path / "memory.sqlite")
+    with pytest.raises(WireError):
+        guarded(Policy(), memory=memory).answer(request())
+    assert guarded(ALLOWS, memory=memory).answer(request()).ticket == ticket(), "the same ticket, once it is allowed"
+    memory.close()

@@ -1,0 +1,85 @@
+"""What can be typed on one machine? A simulation, photos into a store, stage 1, a report, a benchmark."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bioface_core.cli.terminal import AsJson, Overrides, StudyArgument, show, study_of
+
+
+def simulate(
+    study: StudyArgument = "demo",
+    overrides: Overrides = [],  # noqa: B006
+    runs: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """A federation on this machine: hospitals alone, federated and pooled. Goes on where an earlier call stopped."""
+    from bioface_core import report
+    from simulation.progress import Progress
+    from simulation.run import simulate as run
+
+    with Progress() as progress:
+        folder = run(study_of(study, overrides), runs, progress)
+    result = report.write_report(folder)
+    show(result.to_json() if as_json else report.table(result), as_json)
+    print(f"report: {folder / 'report.html'}", file=sys.stderr)
+
+
+def prepare(
+    photos: Annotated[Path, typer.Argument(help="A folder per syndrome (or person), or a CSV manifest.")],
+    out: Annotated[Path, typer.Option(help="The store to make.")],
+    heldout: Annotated[float, typer.Option(help="Share of the patients never trained on.")] = 0.33,
+    seed: Annotated[int, typer.Option(help="Chooses who is held out.")] = 0,
+    sheet: Annotated[Path | None, typer.Option(help="Also draw a contact sheet with landmarks.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Detect, check, align and split photos into a store. Nothing leaves this machine."""
+    from client.prepare import PrepareOptions, describe
+    from client.prepare import prepare as run
+    from simulation.progress import Progress
+
+    with Progress() as progress:
+        outcome = run(photos, out, PrepareOptions(heldout, seed, sheet), progress.bar("photos"))
+    show(outcome.to_json() if as_json else describe(outcome), as_json)
+
+
+def pretrain(
+    study: StudyArgument = "demo",
+    overrides: Overrides = [],  # noqa: B006
+    out: Annotated[Path, typer.Option(help="The weights to write (.safetensors).")] = Path("base.safetensors"),
+    as_json: AsJson = False,
+) -> None:
+    """Stage 1: learn to tell people apart, from phantoms or from a store of people."""
+    from simulation.pretraining import pretrain_to
+    from simulation.progress import Progress
+
+    with Progress() as progress:
+        outcome = pretrain_to(out, study_of(study, overrides), progress)
+    lines = "\n".join(f"{name}: {value}" for name, value in outcome.items())
+    show(outcome if as_json else lines, as_json)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compute the report of a run again from its raw files."""
+    from bioface_core import report
+
+    result = report.write_report(run)
+    show(result.to_json() if as_json else report.table(result), as_json)
+
+
+def bench(
+    name: Annotated[str, typer.Argument(help="simulate or phantoms.")],
+    as_json: AsJson = False,
+) -> None:
+    """Measure a claim on this machine, side by side in one run."""
+    from simulation.bench import run_benchmark, table
+
+    result = run_benchmark(name)
+    show(result if as_json else table(result), as_json)

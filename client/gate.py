@@ -1,0 +1,115 @@
+"""What comes into a hospital's work, and what goes out? Only what its policy allows, for the one study it approved.
+
+Default deny. A request is held against the approval and the policy before anything is computed; a reply is checked
+again, and rounded, on its way out. The reason of a refusal is for the hospital's own log: what leaves is one word.
+
+Legend: N photos, K syndromes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from bioface_core.config import Study
+from bioface_core.messages import WEIGHT_BOUND, Code, Evaluation, Reply, Request, Update, demand
+from bioface_core.photos import PhotoSet
+from bioface_core.rounding import round_counts
+from client.policy import Policy, violations
+
+_EVERYTHING = Policy(
+    fewest_patients=0,
+    fewest_patients_per_class=0,
+    count_step=1,
+    weight_step=1,
+    metrics=("loss", "counts"),
+    loss_step=0,
+)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A hospital's gate for one study.
+
+    Attributes:
+        policy: the hospital's.
+        approved: id of the study that the hospital approved; None where it approved none.
+        key: the hospital's secret for rounding, 16 bytes or more, the same as long as its photos are.
+    """
+
+    policy: Policy
+    approved: str | None
+    key: bytes = field(repr=False)
+
+    def admit(self, request: Request, study: Study, patients: int) -> None:
+        """Lets a request in, before anything is computed.
+
+        Args:
+            request: well-formed.
+            study: the hospital's own copy.
+            patients: training patients of the classes that take part.
+
+        Raises:
+            WireError: the study is not approved, the request is of another one, or the policy forbids it.
+        """
+        demand(self.approved == study.study_id, Code.NOT_APPROVED, study.study_id[:12])
+        demand(request.ticket.study_id == self.approved, Code.STUDY, request.ticket.study_id[:12])
+        broken = violations(self.policy, study)
+        demand(not broken, Code.POLICY, "; ".join(broken))
+        fewest = self.policy.fewest_patients
+        demand(patients >= fewest, Code.POLICY, f"{patients} training patients, and policy.fewest_patients: {fewest}")
+
+    def select(self, train: PhotoSet, heldout: PhotoSet, classes: int) -> tuple[PhotoSet, PhotoSet]:
+        """The photos that may be used: those of classes with enough training patients.
+
+        Args:
+            train: photos to learn from.
+            heldout: photos of patients who are never trained on.
+            classes: the number K of syndromes.
+        """
+        allowed_K = training_patients(train, classes) >= self.policy.fewest_patients_per_class
+        if bool(allowed_K.all()):
+            return train, heldout
+        return train.take(allowed_K[train.labels_N]), heldout.take(allowed_K[heldout.labels_N])
+
+    def release(self, reply: Reply, study: Study) -> Reply:
+        """What leaves in place of ``reply``; releasing that again changes nothing.
+
+        Raises:
+            WireError: the policy does not let it out.
+        """
+        if isinstance(reply, Evaluation):
+            return self._release_evaluation(reply, study)
+        return self._release_update(reply, study)
+
+    def _release_update(self, update: Update, study: Study) -> Update:
+        demand("loss" in self.policy.metrics, Code.POLICY, "policy.metrics does not allow the loss")
+        weights = {update.weight, *update.class_weights_K.tolist()} - {0, WEIGHT_BOUND}
+        demand(all(self._is_coarse(weight, study) for weight in weights), Code.POLICY, "a weight is not rounded")
+        step = self.policy.loss_step
+        return replace(update, loss=round(update.loss / step) * step) if step else update
+
+    def _release_evaluation(self, evaluation: Evaluation, study: Study) -> Evaluation:
+        demand("counts" in self.policy.metrics, Code.POLICY, "policy.metrics does not allow counts")
+        counts = round_counts(evaluation.counts, self.policy.count_step, self.key, study.syndromes)
+        return replace(evaluation, counts=counts)
+
+    def _is_coarse(self, weight: int, study: Study) -> bool:
+        """Whether a weight above 0 is one that the study's rounding gives, and that rounding coarse enough."""
+        federation = study.federation
+        if federation.weighting == "equal":
+            return weight == 1
+        return weight % federation.weight_step == 0 and federation.weight_step >= self.policy.weight_step
+
+
+def open_gate(study: Study) -> Gate:
+    """A gate that lets everything through as it is: for a simulation, whose hospitals are invented."""
+    return Gate(_EVERYTHING, study.study_id, bytes(16))
+
+
+def training_patients(train: PhotoSet, classes: int) -> Tensor:
+    """Patients of each class, int64 (K,), on the photos' device."""
+    pairs_2P = torch.stack([train.labels_N, train.patients_N]).unique(dim=1)
+    return torch.bincount(pairs_2P[0], minlength=classes)

@@ -1,0 +1,1 @@
+"""What does a user of Flower write? The smallest app with a server and a client, after Flower's PyTorch quickstart."""
