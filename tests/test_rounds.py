@@ -254,7 +254,7 @@ class RestartingGrid(TamperingGrid):
         super().__init__(study, lambda reply: [reply])
         self._clock, self._loses, self._comes_back = clock, loses, comes_back
         self._activation, self._due = 1, math.inf
-        self.asks: list[int] = []
+        self.asks: list[Any] = []
 
     def activations(self) -> dict[int, str]:
         if self._clock.now() >= self._due:
@@ -264,7 +264,7 @@ class RestartingGrid(TamperingGrid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
         for identity in message_ids:
             message = self._waiting.get(identity)
-            asked = 1 if message is None else int(message.content["header"]["ask"])
+            asked = 1 if message is None else message.content["header"]["ask"]
             if message is not None and message.metadata.dst_node_id == FIRST:
                 self.asks.append(asked)
                 if asked == 1:

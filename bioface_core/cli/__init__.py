@@ -7,6 +7,7 @@ error. Exit status: 0 done, 1 the work failed, 2 a user's mistake (one line), 13
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -32,14 +33,14 @@ def _group(name: str, help_: str, hidden: bool = False) -> typer.Typer:
 app = _group("bioface", "Recognise genetic syndromes from facial photos together, without a photo leaving a hospital.")
 for _command in (local.simulate, local.prepare, local.pretrain, local.report, local.bench):
     app.command()(_command)
-_GROUPS = (
+_GROUPS: tuple[tuple[typer.Typer, tuple[Callable[..., None], ...]], ...] = (
     (_group("lab", "The coordinating lab: make it, invite hospitals, serve, run a study."), lab.COMMANDS),
     (_group("hospital", "A hospital: keys and request, review and approve a study, take part."), hospital.COMMANDS),
     (_group("process", "Processes that other commands start.", hidden=True), process.COMMANDS),
 )
 for _subcommands, _commands in _GROUPS:
-    for _command in _commands:
-        _subcommands.command()(_command)
+    for _subcommand in _commands:
+        _subcommands.command()(_subcommand)
     app.add_typer(_subcommands)
 
 
