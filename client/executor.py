@@ -52,6 +52,7 @@ _CLIENT_APP = "flwr-clientapp"
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _POLL_S = 0.05  # of the SuperNode by the site process: loopback, costs a millisecond
 _NODE_POLL_S = 0.2  # of the lab by the SuperNode, which would wait 3 s
+_REPLY_POLL_S = 0.02  # of its own memory by the SuperNode, which would wait 0.5 s for the site process's answer
 _AWAY_S = 0.5  # between two looks for a SuperNode that is not there
 
 Answer = Callable[[Message, Context], Message]
@@ -86,13 +87,17 @@ def run_node(settings: NodeSettings) -> NoReturn:
     """
     os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     shorten_waits()
-    shortened = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, _NODE_POLL_S)), time=time.time)
-    vars(start_client_internal)["time"] = shortened
+    vars(start_client_internal)["time"] = SimpleNamespace(sleep=_sleep_less, time=time.time)
     vars(start_client_internal)["_pull_and_store_message"] = _without_orphans(_pull_and_store_message)
     sys.argv = ["flower-supernode", *_options(settings)]
     flower_supernode()
     logging.shutdown()
     os._exit(1)
+
+
+def _sleep_less(seconds: float) -> None:
+    """In place of Flower's sleeps, of which the long one is for the lab and the short one for the site process."""
+    time.sleep(_NODE_POLL_S if seconds >= 1 else _REPLY_POLL_S)
 
 
 def _without_orphans(pull: Callable[..., int | None]) -> Callable[..., int | None]:

@@ -22,13 +22,15 @@ from typing import Any
 import uvicorn
 from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
 from flwr.supercore import telemetry
+from flwr.superlink import main as superlink
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig, load_control_authn_plugin
-from flwr.superlink.main import create_app
+from starlette.middleware import Middleware
 
 from bioface_core.logs import say
 
 _log = logging.getLogger("bioface.link")
+_FLOWERS_MIDDLEWARE = superlink._get_middleware
 
 ADMIN_HEADER = "x-bioface-admin"
 LOOPBACK = "127.0.0.1"
@@ -85,8 +87,23 @@ def run_link(settings: LinkSettings) -> None:
     """Serves until SIGTERM."""
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
     telemetry.FLWR_TELEMETRY_ENABLED = "0"  # the module may have been loaded before the environment was set
-    app = create_app(_flower_settings(settings), SuperLinkLifespan)
+    vars(superlink)["_get_middleware"] = _needed_middleware
+    app = superlink.create_app(_flower_settings(settings), SuperLinkLifespan)
     asyncio.run(_serve(app, settings))
+
+
+def _needed_middleware() -> list[Middleware]:
+    """Flower's layers around a request, less those that do nothing here: accounts' licences, event logs, tracing.
+
+    Nine layers cost as much as the request itself, and a round of three hospitals makes some two hundred requests.
+    """
+    needed = {"http_error_translator", "ControlAuthenticationMiddleware", "ProtobufTranslationMiddleware"}
+    needed |= {"NodeAuthMiddleware"}
+    return [layer for layer in _FLOWERS_MIDDLEWARE() if _layer_name(layer) in needed]
+
+
+def _layer_name(layer: Middleware) -> str:
+    return str(getattr(layer.kwargs.get("dispatch", layer.cls), "__name__", ""))
 
 
 class PublicGuard:
