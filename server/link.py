@@ -21,6 +21,7 @@ from typing import Any
 
 import uvicorn
 from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore import telemetry
 from flwr.superlink import main as superlink
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
@@ -31,6 +32,7 @@ from bioface_core.logs import say
 
 _log = logging.getLogger("bioface.link")
 _FLOWERS_MIDDLEWARE = superlink._get_middleware
+_FLOWERS_ACTIVATION = SqlLinkState.activate_node
 
 ADMIN_HEADER = "x-bioface-admin"
 LOOPBACK = "127.0.0.1"
@@ -88,8 +90,18 @@ def run_link(settings: LinkSettings) -> None:
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
     telemetry.FLWR_TELEMETRY_ENABLED = "0"  # the module may have been loaded before the environment was set
     vars(superlink)["_get_middleware"] = _needed_middleware
+    SqlLinkState.activate_node = _activate_anew  # type: ignore[assignment, method-assign]
     app = superlink.create_app(_flower_settings(settings), SuperLinkLifespan)
     asyncio.run(_serve(app, settings))
+
+
+def _activate_anew(state: SqlLinkState, node_id: int, heartbeat_interval: float) -> bool:
+    """Lets a node back in that was killed: Flower would wait for a minute until it holds the old one for dead.
+
+    It is the same hospital, for it has the same key; and the round loop sees that it was started anew.
+    """
+    state.deactivate_node(node_id)
+    return _FLOWERS_ACTIVATION(state, node_id, heartbeat_interval)
 
 
 def _needed_middleware() -> list[Middleware]:

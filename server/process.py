@@ -18,7 +18,7 @@ from bioface_core.learner import Learner, use
 from bioface_core.logs import say
 from bioface_core.start import read_start
 from server.app import make_server_app
-from server.grid import Admin, AdminAddress, server_task
+from server.grid import Admin, server_task
 from server.journal import Answered, LeftOut
 from server.lab import Lab
 from server.rounds import Event, RoundDone, RunState
@@ -58,19 +58,18 @@ def run_study(lab: Lab, study: Study) -> RunState:
     ends: list[RunState] = []
     start = read_start(lab.start, study)
     learner = Learner(study, start.base, start.identities, use(study.speed.model_copy(update={"device": "cpu"})))
-    where = lab.admin
     with open_run(lab.runs / study.name, study) as folder:
-        hospitals = _hospitals(lab, study, where)
+        hospitals = hospitals_by_node(lab, study)
         app = make_server_app(study, learner, folder, hospitals, _tell, ends.append)
-        with server_task(where, lab.bundle.read_bytes(), lab.bundle_sha256) as (grid, context):
+        with server_task(lab.admin, lab.bundle.read_bytes(), lab.bundle_sha256) as (grid, context):
             app(grid, context)
     return ends[0]
 
 
-def _hospitals(lab: Lab, study: Study, where: AdminAddress) -> Mapping[int, str]:
+def hospitals_by_node(lab: Lab, study: Study) -> Mapping[int, str]:
     """The study's hospitals by node, revoked ones too: they count for the quorum and cannot connect."""
     keys = {enrolled.node_public_bytes: enrolled.name for enrolled in lab.roster()}
-    admin = Admin(where)
+    admin = Admin(lab.admin)
     nodes = admin.nodes()
     admin.close()
     wanted = {member.name for member in study.roster}

@@ -57,8 +57,8 @@ class Fault:
     Attributes:
         name: what is done, in words.
         make: does it, and undoes it where somebody would.
-        answering: how many hospitals a whole round has while it lasts, less than all of them.
-        code: the word that the journal must have for the one that is left out.
+        missing: how many hospitals cannot answer while it lasts.
+        code: the word that the journal must have for the one that is left out; empty where several would do.
         mend: what is done when that was seen.
     """
 
@@ -218,7 +218,7 @@ FAULTS = (
     Fault("kill -9 of `hospital join`", _kill_join),
     Fault("a hospital leaves and comes back", _leave_and_come_back),
     Fault("a cable is out for 4 s", _pull_cable),
-    Fault("a site answers after the deadline", _fall_asleep, missing=1, code="no-answer", mend=_wake_up),
+    Fault("a site answers after the deadline", _fall_asleep, missing=1, mend=_wake_up),
     *(
         Fault(f"a hospital {kind}", _turn_evil(kind), missing=1, code=code.value, mend=_turn_good)
         for kind, (_, code) in evil.KINDS.items()
