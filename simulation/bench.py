@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -26,6 +26,7 @@ from simulation import phantom, sites
 from simulation.hospitals import make_hospitals
 from simulation.plain import run_plain
 from simulation.progress import Progress
+from simulation.ratio import Ratio
 from simulation.run import federate
 from simulation.stage1 import make_start
 
@@ -35,30 +36,12 @@ _BENCH = ("federation.rounds=3", "federation.strategy=fedavg", "pretrain.identit
 _PHOTOS_PER_SECOND = 150  # what phantoms promise, one core, 112 px
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """One claim.
-
-    Attributes:
-        name: what is compared.
-        ratio: ours over the other's, median over pairs.
-        target: at most this was promised.
-        ours: seconds.
-        other: seconds.
-    """
-
-    name: str
-    ratio: float
-    target: float
-    ours: float
-    other: float
-
-
 def run_benchmark(name: str) -> dict[str, Any]:
     """Runs a benchmark.
 
     Args:
-        name: ``simulate`` (the inline engine beside a plain loop) or ``phantoms`` (photos per second).
+        name: ``simulate`` (the inline engine beside a plain loop), ``phantoms`` (photos per second) or ``deploy`` (a
+            deployed federation beside stock Flower's).
 
     Returns:
         ``benchmark``, ``threads`` and ``ratios``, a list of ``Ratio`` as dictionaries.
@@ -66,7 +49,7 @@ def run_benchmark(name: str) -> dict[str, Any]:
     Raises:
         ConfigError: no such benchmark.
     """
-    benchmarks: dict[str, Callable[[], list[Ratio]]] = {"simulate": _simulate, "phantoms": _phantoms}
+    benchmarks: dict[str, Callable[[], list[Ratio]]] = {"simulate": _simulate, "phantoms": _phantoms, "deploy": _deploy}
     if name not in benchmarks:
         raise ConfigError(f"{name} is no benchmark; known: {', '.join(benchmarks)}")
     ratios = benchmarks[name]()
@@ -76,7 +59,7 @@ def run_benchmark(name: str) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> Table:
     """A benchmark's ratios for the terminal."""
     grid = Table(title=f"{result['benchmark']}, {result['threads']} thread(s): smaller is better", title_justify="left")
-    for heading in ("", "ratio", "at most", "ours, s", "other, s"):
+    for heading in ("", "ratio", "at most", "ours", "other"):
         grid.add_column(heading, justify="left" if not heading else "right")
     for ratio in result["ratios"]:
         grid.add_row(*(str(ratio[key]) for key in ("name", "ratio", "target", "ours", "other")))
@@ -112,6 +95,14 @@ def _pair(folder: Path, laid: Path, study: Study) -> tuple[tuple[float, float], 
         vector, other = _timed(lambda: run_plain(folder, study))
     assert torch.allclose(state.server.vector, vector, atol=1e-3), "the two did not do the same steps"
     return ours, other
+
+
+def _deploy() -> list[Ratio]:
+    """Loads Flower's servers, which the others do not need."""
+    from simulation.deploy.compare import deploy_ratios
+
+    with Progress() as progress:
+        return deploy_ratios(progress.say)
 
 
 def _phantoms() -> list[Ratio]:

@@ -75,7 +75,7 @@ def report(
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="simulate or phantoms.")],
+    name: Annotated[str, typer.Argument(help="simulate, phantoms or deploy.")],
     as_json: AsJson = False,
 ) -> None:
     """Measure a claim on this machine, side by side in one run."""
