@@ -51,6 +51,7 @@ def write_start(folder: Path, start: Start) -> None:
         nobody_N = torch.zeros(len(people), dtype=torch.bool)
         names = tuple(f"person-{label}" for label in range(int(people.labels_N.max()) + 1))
         write_store(folder / _IDENTITIES, Store(names, people, nobody_N, Demographics.unknown(len(people))))
+    folder.mkdir(parents=True, exist_ok=True)
     start.base.write(folder / _BASE)
 
 

@@ -178,7 +178,7 @@ class _Broadcast:
 
     def __init__(self, exchange: Exchange, request: Request, accept: Callable[[Reply], None], until: float) -> None:
         self._exchange, self._request, self._accept, self._until = exchange, request, accept, until
-        self.collected = Collected()
+        self.collected, self._content = Collected(), pack_request(request)
         self.unsettled: dict[int, _Asked] = {}
         self._pending: dict[str, tuple[int, Ticket]] = {}
         self._seen: set[str] = set()
@@ -217,7 +217,8 @@ class _Broadcast:
 
     def _push(self, node: int) -> None:
         asked, lifetime_s = self.unsettled[node], self._until - self._exchange.clock.now()
-        content = pack_request(replace(self._request, ticket=asked.ticket))
+        first = asked.ticket == self._request.ticket
+        content = self._content if first else pack_request(replace(self._request, ticket=asked.ticket))
         kind, group = asked.ticket.phase.value, str(asked.ticket.round)
         message = Message(content, node, kind, ttl=max(1.0, lifetime_s), group_id=group)
         ids = [identity for identity in self._exchange.grid.push_messages([message]) if identity]
