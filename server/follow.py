@@ -14,7 +14,7 @@ from rich.table import Table
 from bioface_core.errors import LabError
 from server.lab import Lab
 from server.provision import warnings
-from server.serve import Status, is_served, read_status
+from server.serve import Status, is_served, read_status, rounds_done
 
 _LOOK_S = 0.2
 _PATIENCE_S = 30.0  # for `bioface lab serve` to take an order
@@ -96,11 +96,11 @@ def follow(lab: Lab, number: int, on_round: Callable[[int, int], None]) -> Ended
     wait_for(lab, number)
     total = lab.ordered_study().federation.rounds
     while (status := read_status(lab)).state == "running" and status.number == number:
-        on_round(max(0, rounds_done(lab, status)), total)
+        on_round(max(0, rounds_done(lab, status.study)), total)
         if not is_served(lab):
             raise LabError("`bioface lab serve` ended; start it again, and the run goes on")
         time.sleep(_LOOK_S)
-    done = max(0, rounds_done(lab, status))
+    done = max(0, rounds_done(lab, status.study))
     on_round(done, total)
     folder = lab.runs / status.study
     return Ended(status.state, status.study, status.study_id, done, status.restarts, status.reason, folder)
@@ -123,10 +123,4 @@ def overview(lab: Lab) -> Overview:
     """The lab at this moment."""
     status = read_status(lab)
     hospitals = tuple((one.name, "revoked" if one.revoked_at else "invited") for one in lab.roster())
-    return Overview(is_served(lab), status, max(0, rounds_done(lab, status)), hospitals, tuple(warnings(lab)))
-
-
-def rounds_done(lab: Lab, status: Status) -> int:
-    """The last complete round of the run that the status names, -1 if there is none."""
-    files = (lab.runs / status.study).glob("round-[0-9]*.json") if status.study else []
-    return max((int(file.stem.removeprefix("round-")) for file in files), default=-1)
+    return Overview(is_served(lab), status, max(0, rounds_done(lab, status.study)), hospitals, tuple(warnings(lab)))

@@ -31,7 +31,7 @@ from server.metrics import LabMetrics, RunWatch, serve_metrics
 _log = logging.getLogger("bioface.serve")
 
 _LOOK_S = 0.1
-_FAILURES = 5  # rounds that fail one after another before the run is given up
+_FAILURES = 5  # attempts at one round before the run is given up
 _PAUSE_S = 5.0  # after a failed round
 
 State = Literal["idle", "running", "finished", "failed", "stopped"]
@@ -62,7 +62,8 @@ class Status:
         study: the study's name.
         study_id: its id.
         restarts: how often the ServerApp was started again in this run.
-        failures: rounds that have failed one after another.
+        failures: how often the next round has failed.
+        round: the last complete one when that was counted, -1 for none.
         reason: why it failed.
     """
 
@@ -72,6 +73,7 @@ class Status:
     study_id: str = ""
     restarts: int = 0
     failures: int = 0
+    round: int = -1
     reason: str = ""
 
 
@@ -101,6 +103,12 @@ def read_status(lab: Lab) -> Status:
     """What `bioface lab serve` last wrote."""
     content = _read_json(lab.state / "status.json")
     return Status() if content is None else Status(**content)
+
+
+def rounds_done(lab: Lab, study: str) -> int:
+    """The last complete round of a study's run, -1 if there is none."""
+    files = (lab.runs / study).glob("round-[0-9]*.json") if study else ()
+    return max((int(file.stem.removeprefix("round-")) for file in files), default=-1)
 
 
 def is_served(lab: Lab) -> bool:
@@ -204,7 +212,7 @@ class _Serve:
             return
         ended = self._app.status
         if ended == 0:
-            return self._note(replace(self._status, state="finished"))
+            return self._note(replace(self._status, state="finished", reason=""))
         if ended is not None:
             self._after(ended)
         if self._status.state == "running" and time.monotonic() >= self._not_before:
@@ -212,16 +220,16 @@ class _Serve:
 
     def _after(self, ended: int) -> None:
         """What follows when the ServerApp ended with another status than 0."""
-        reason = str((_read_json(self._lab.outcome_file) or {}).get("reason", ""))
-        failed = ended in (1, 2)
-        failures = self._status.failures + 1 if failed and reason == self._status.reason else int(failed)
         self._app.forget()
-        if ended == 2 or failures >= _FAILURES:
-            return self._note(replace(self._status, state="failed", failures=failures, reason=reason))
+        failed, done = ended in (1, 2), rounds_done(self._lab, self._status.study)
+        before = self._status.failures if done == self._status.round else 0
+        reason = str((_read_json(self._lab.outcome_file) or {}).get("reason", "")) if failed else "it was killed"
+        status = replace(self._status, failures=before + failed, round=done, reason=reason)
+        if ended == 2 or status.failures >= _FAILURES:
+            return self._note(replace(status, state="failed"))
         say(_log, "resuming", logging.WARNING, status=ended, reason=reason)
         self._not_before = time.monotonic() + (_PAUSE_S if failed else 0.0)
-        restarts = self._status.restarts + 1
-        self._note(replace(self._status, restarts=restarts, failures=failures, reason=reason if failed else ""))
+        self._note(replace(status, restarts=status.restarts + 1))
 
     def _watched(self) -> RunWatch:
         """Counts what the run that the status names writes from now on."""
@@ -229,7 +237,10 @@ class _Serve:
 
     def _note(self, status: Status) -> None:
         self._status = status
-        write_text(self._lab.state / "status.json", json.dumps(asdict(status)))
+        try:
+            write_text(self._lab.state / "status.json", json.dumps(asdict(status)))
+        except OSError as error:
+            say(_log, "status-not-written", logging.ERROR, why=str(error.strerror))
         say(_log, status.state, study=status.study, restarts=status.restarts, reason=status.reason)
 
 
