@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from bioface_core.errors import WireError
+from bioface_core.logs import say
 from bioface_core.messages import Code
 from bioface_core.wire import pack_reply, unpack_request
 from client.site import Site
@@ -47,10 +48,10 @@ def answer(message: Message, context: Context, open_site: Callable[[Context], Si
             raise WireError(Code.MALFORMED, "phase and type of message differ")
         return Message(pack_reply(site.answer(request)), reply_to=message)
     except WireError as error:
-        _log.warning("refused a %s request: %s", message.metadata.message_type, error)
+        say(_log, "refused", logging.WARNING, code=error.code, why=str(error), asked=message.metadata.message_type)
         return refusal(message, Code(error.code) if error.code in list(Code) else Code.FAILED)
     except Exception:
-        _log.exception("could not answer a %s request", message.metadata.message_type)
+        say(_log, "failed", logging.ERROR, asked=message.metadata.message_type)
         return refusal(message, Code.FAILED)
 
 

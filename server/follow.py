@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+from flwr.supercore.constant import NodeStatus
 from rich.console import Group
 from rich.table import Table
 
 from bioface_core.errors import LabError
-from server.lab import Lab
+from server.grid import Admin
+from server.lab import Enrolled, Lab
 from server.provision import warnings
 from server.serve import Status, is_served, read_status, rounds_done
 
@@ -119,8 +122,29 @@ def wait_for(lab: Lab, number: int) -> None:
         time.sleep(_LOOK_S)
 
 
+def _connected(lab: Lab) -> set[bytes] | None:
+    """The keys of the nodes that are connected; None if the SuperLink does not answer."""
+    admin = Admin(lab.admin)
+    try:
+        return {key for key, node in admin.nodes().items() if node.status == NodeStatus.ONLINE}
+    except httpx.HTTPError:
+        return None
+    finally:
+        admin.close()
+
+
+def _state(one: Enrolled, connected: set[bytes] | None) -> str:
+    """What an administrator calls it."""
+    if one.revoked_at is not None:
+        return "revoked"
+    if connected is None:
+        return "invited"
+    return "connected" if one.node_public_bytes in connected else "away"
+
+
 def overview(lab: Lab) -> Overview:
     """The lab at this moment."""
-    status = read_status(lab)
-    hospitals = tuple((one.name, "revoked" if one.revoked_at else "invited") for one in lab.roster())
-    return Overview(is_served(lab), status, max(0, rounds_done(lab, status.study)), hospitals, tuple(warnings(lab)))
+    status, served = read_status(lab), is_served(lab)
+    connected = _connected(lab) if served else None
+    hospitals = tuple((one.name, _state(one, connected)) for one in lab.roster())
+    return Overview(served, status, max(0, rounds_done(lab, status.study)), hospitals, tuple(warnings(lab)))

@@ -69,7 +69,7 @@ class FakeAdmin:
         return dict(self.known)
 
     def register(self, public_key: bytes, name: str) -> None:
-        self.known[public_key] = type("Node", (), {"node_id": len(self.known), "name": name})()
+        self.known[public_key] = type("Node", (), {"node_id": len(self.known), "name": name, "status": "online"})()
 
     def unregister(self, node_id: int) -> None:
         self.known = {key: node for key, node in self.known.items() if node.node_id != node_id}
@@ -271,8 +271,11 @@ def test_the_overview_says_who_is_invited_and_what_runs(lab: Lab, served: Served
 
     patch = pytest.MonkeyPatch()
     patch.setattr(server.follow, "warnings", lambda lab: ["server.crt expires in 3 days"])
+    patch.setattr(server.follow, "Admin", lambda where: served.admin)
     found = overview(lab).to_json()
+    served.admin.down = True
+    assert overview(lab).to_json()["hospitals"][0]["state"] == "invited"
     patch.undo()
     assert found["served"] and found["state"] == "running" and found["rounds"] == 3
-    assert found["hospitals"] == [{"name": "a", "state": "invited"}, {"name": "b", "state": "revoked"}]
+    assert found["hospitals"] == [{"name": "a", "state": "connected"}, {"name": "b", "state": "revoked"}]
     assert found["warnings"] == ["server.crt expires in 3 days"]
