@@ -91,6 +91,20 @@ class Study(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def check_federable(study: Study) -> None:
+    """Refuses a study that no federation can run.
+
+    Raises:
+        ConfigError: fewer than two syndromes, or statistics that would have to travel.
+    """
+    if len(study.syndromes) < 2:
+        raise ConfigError(f"syndromes names {len(study.syndromes)}, expected at least two to tell apart")
+    if study.model.norm == "batch":
+        raise ConfigError(
+            "model.norm is batch, whose statistics would have to travel: set frozen, or group with scratch"
+        )
+
+
 def find_study(name: str) -> Path:
     """The file that ``name`` means: a path, or the name of a study that is shipped with the software.
 

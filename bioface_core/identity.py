@@ -1,17 +1,16 @@
-"""Who is who? Keys that a hospital makes itself and never sends: its identity, and the key of its node.
+"""Who is who? A hospital by keys that it makes itself and never sends, a lab by the certificate of its authority.
 
 The identity (Ed25519) signs what the hospital says; its public half stands in the study's roster. The node's key (EC
-P-384, in OpenSSH's format, as Flower wants it) opens the connection to the lab. Private keys are files that nobody but
-their owner can read, written once and never over.
+P-384, in OpenSSH's format, as Flower wants it) opens the connection to the lab.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP384R1,
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     generate_private_key,
 )
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -29,9 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from bioface_core.errors import UserError
-from bioface_core.files import sync
-
-_OTHERS = 0o077  # what group and others may do
+from bioface_core.private import read_secret, write_secret
 
 
 def make_identity(path: Path) -> Ed25519PrivateKey:
@@ -68,7 +66,7 @@ def read_identity(path: Path, error: type[UserError]) -> Ed25519PrivateKey:
     """
     try:
         key = load_pem_private_key(read_secret(path, error), None)
-    except (ValueError, UnsupportedAlgorithm) as wrong:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as wrong:  # TypeError: it asks for a password
         raise error(f"{path} holds no key that can be read: restore it from a backup") from wrong
     if not isinstance(key, Ed25519PrivateKey):
         raise error(f"{path} holds a key of another kind, expected Ed25519: restore it from a backup")
@@ -113,35 +111,19 @@ def node_public_bytes(node_key: str) -> bytes:
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-def write_secret(path: Path, content: bytes) -> None:
-    """Writes what only this account may read, into a folder that only it may enter; never over something.
-
-    Raises:
-        FileExistsError: something is there.
-    """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    sync(path.parent)
-
-
-def read_secret(path: Path, error: type[UserError]) -> bytes:
-    """What ``write_secret`` wrote.
+def certificate_sha256(path: Path, error: type[UserError]) -> str:
+    """The fingerprint of a certificate, 64 hexadecimal digits: that of ``openssl x509 -fingerprint -sha256``.
 
     Args:
-        path: the file.
-        error: raised where it is missing or open to others.
+        path: a PEM file.
+        error: raised for a file that is missing, or no certificate.
     """
     try:
-        content, mode = path.read_bytes(), path.stat().st_mode
+        return x509.load_pem_x509_certificate(path.read_bytes()).fingerprint(SHA256()).hex()
     except OSError as wrong:
         raise error(f"{path} cannot be read ({wrong.strerror}): restore it from a backup") from wrong
-    if mode & _OTHERS:
-        raise error(f"{path} can be read by others: `chmod 600 {path}`, and make new keys if others may have read it")
-    return content
+    except ValueError as wrong:
+        raise error(f"{path} holds no certificate: restore it from where it came") from wrong
 
 
 def _canonical(content: dict[str, Any]) -> bytes:

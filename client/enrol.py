@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from bioface_core.app_path import app_root
+from bioface_core.enrolment import JoinRequest
 from bioface_core.errors import HospitalError
 from bioface_core.files import replace_folder, write_text
-from bioface_core.identity import make_identity, make_node_key, public_hex, sign, write_secret
+from bioface_core.identity import make_identity, make_node_key, public_hex
+from bioface_core.private import new_private_folder, refuse_occupied, write_secret
 from bioface_core.start import read_start
 from bioface_core.store import read_store
 from bioface_core.validation import explain
-from client.hospital import Hospital, HospitalSettings, Kit, read_kit
+from client.hospital import KIT_PARTS, Hospital, HospitalSettings, Kit, read_kit
 from client.policy import violations
-
-REQUEST_VERSION = 1
 
 
 def init_hospital(folder: Path, name: str, store: Path) -> Path:
@@ -40,15 +38,13 @@ def init_hospital(folder: Path, name: str, store: Path) -> Path:
         HospitalError: the folder holds something, or the name is none.
         PhotoError: the store cannot be read.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise HospitalError(f"{folder} is not empty: choose a new folder")
+    refuse_occupied(folder, HospitalError)
     try:
         settings = HospitalSettings(name=name, store=store.resolve())
     except ValidationError as error:
         raise HospitalError(explain(error, HospitalSettings)) from error
     read_store(store)
-    with replace_folder(folder) as fresh:
-        fresh.chmod(0o700)
+    with new_private_folder(folder, HospitalError) as fresh:
         _fill(Hospital(fresh, settings))
     return folder / "join-request.json"
 
@@ -66,7 +62,7 @@ def approve(hospital: Hospital, folder: Path) -> Kit:
         raise HospitalError(f"{broken[0]}. Nothing was approved; `bioface hospital review {folder}` says more")
     read_start(kit.start, kit.study)
     with replace_folder(hospital.kit) as fresh:
-        shutil.copytree(folder, fresh, dirs_exist_ok=True)
+        _copy(folder, fresh)
     hospital.approvals.mkdir(mode=0o700, exist_ok=True)
     write_text(hospital.approvals / f"{kit.study.study_id}.json", json.dumps(_approval(kit), indent=1))
     return hospital.approved()
@@ -79,9 +75,6 @@ def check_kit(hospital: Hospital, folder: Path) -> Kit:
         HospitalError: it is not.
     """
     kit, settings = read_kit(folder), hospital.settings
-    found = hashlib.sha256(kit.authority.read_bytes()).hexdigest()
-    if found != kit.authority_sha256:
-        raise HospitalError(f"{kit.authority} is not the certificate that the kit names: ask the lab for a new kit")
     if kit.hospital != settings.name:
         raise HospitalError(f"{folder} is {kit.hospital}'s kit, and this is {settings.name}: ask the lab for yours")
     if not any((one.name, one.identity_key) == (settings.name, hospital.identity) for one in kit.study.roster):
@@ -97,20 +90,30 @@ def _fill(hospital: Hospital) -> None:
     node_key = make_node_key(hospital.node_key)
     write_secret(hospital.secret, secrets.token_hex(32).encode("ascii"))
     write_secret(hospital.keys / "rounding.secret", secrets.token_bytes(32))
-    content: dict[str, Any] = {
-        "version": REQUEST_VERSION,
-        "name": hospital.settings.name,
-        "identity_key": public_hex(identity),
-        "node_key": node_key,
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    content["signature"] = sign(identity, content)
-    write_text(hospital.folder / "join-request.json", json.dumps(content, indent=1))
+    made_at = datetime.now(UTC).isoformat(timespec="seconds")
+    asked = JoinRequest(
+        name=hospital.settings.name, identity_key=public_hex(identity), node_key=node_key, made_at=made_at
+    )
+    write_text(hospital.folder / "join-request.json", asked.signed(identity).model_dump_json(indent=1))
+    _write_settings(hospital)
+
+
+def _write_settings(hospital: Hospital) -> None:
+    """``hospital.yaml`` with its comments."""
     template = (app_root() / "configs" / "hospital.yaml").read_text(encoding="utf-8")
-    named = {"NAME": hospital.settings.name, "STORE": json.dumps(str(hospital.settings.store))}
-    for word, value in named.items():
-        template = template.replace(f"<{word}>", value)
+    # Quoted, as JSON is: YAML takes a hospital called `no` for a truth value.
+    for word, value in (("NAME", hospital.settings.name), ("STORE", str(hospital.settings.store))):
+        template = template.replace(f"<{word}>", json.dumps(value, ensure_ascii=False))
     write_text(hospital.folder / "hospital.yaml", template)
+
+
+def _copy(kit: Path, fresh: Path) -> None:
+    """The parts of a kit, and nothing else that may lie beside them."""
+    for part in KIT_PARTS:
+        if (kit / part).is_dir():
+            shutil.copytree(kit / part, fresh / part)
+        else:
+            shutil.copyfile(kit / part, fresh / part)
 
 
 def _approval(kit: Kit) -> dict[str, str]:

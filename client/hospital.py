@@ -6,13 +6,16 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, ValidationError
 
+from bioface_core.address import Address
 from bioface_core.config import Study, load_yaml, read_study
+from bioface_core.enrolment import KitLabel, read_form
 from bioface_core.errors import ConfigError, HospitalError
-from bioface_core.identity import public_hex, read_identity, read_secret
+from bioface_core.identity import certificate_sha256, public_hex, read_identity
+from bioface_core.private import read_secret
 from bioface_core.sections import Name, Section
 from bioface_core.validation import explain
 from client.policy import Policy
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from client.executor import NodeSettings
 
 _SETTINGS = "hospital.yaml"
-_KIT = {"hospital", "address", "study_id", "bundle_sha256", "authority_sha256"}
+KIT_PARTS = ("kit.json", "study.yaml", "ca.crt", "start")
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -56,7 +59,7 @@ class HospitalSettings(Section):
     name: Name
     store: Path
     device: str = "auto"
-    address: str | None = None
+    address: Address | None = None
     ports: Ports = Ports()
     policy: Policy = Policy()
 
@@ -71,7 +74,7 @@ class Kit:
         address: HOST:PORT of the lab.
         study: the study, whose id is the one the kit names.
         bundle_sha256: of the code the lab runs.
-        authority_sha256: of the certificate of the lab's authority.
+        authority_sha256: fingerprint of the certificate of the lab's authority.
     """
 
     folder: Path
@@ -175,32 +178,27 @@ def read_kit(folder: Path) -> Kit:
     """A start kit, held against itself.
 
     Raises:
-        HospitalError: no kit, a part is missing, or the study is not the one that the kit names.
+        HospitalError: no kit, a part is missing, or study or certificate are not those that the kit names.
     """
-    named = _read_names(folder / "kit.json")
-    missing = [name for name in ("study.yaml", "ca.crt", "start") if not (folder / name).exists()]
+    label = _read_label(folder)
+    missing = [name for name in KIT_PARTS if not (folder / name).exists()]
     if missing:
         raise HospitalError(f"{folder} lacks {missing[0]}: ask the lab for the whole kit")
     try:
         study = read_study(folder / "study.yaml")
     except ConfigError as error:
         raise HospitalError(f"{error}: ask the lab for a new kit") from error
-    if study.study_id != named["study_id"]:
-        ids = f"{study.study_id[:12]}, and the kit names {named['study_id'][:12]}"
+    if study.study_id != label.study_id:
+        ids = f"{study.study_id[:12]}, and the kit names {label.study_id[:12]}"
         raise HospitalError(f"{folder / 'study.yaml'} is study {ids}: it was altered; ask the lab for a new kit")
-    if study.bundle_sha256 != named["bundle_sha256"]:
+    if study.bundle_sha256 != label.bundle_sha256:
         raise HospitalError(f"{folder}: kit and study name different bundles: ask the lab for a new kit")
-    return Kit(folder, named["hospital"], named["address"], study, named["bundle_sha256"], named["authority_sha256"])
+    if certificate_sha256(folder / "ca.crt", HospitalError) != label.authority_sha256:
+        raise HospitalError(f"{folder / 'ca.crt'} is not the certificate that the kit names: ask the lab for a new kit")
+    return Kit(folder, label.hospital, label.address, study, label.bundle_sha256, label.authority_sha256)
 
 
-def _read_names(path: Path) -> dict[str, Any]:
-    """What ``kit.json`` says."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise HospitalError(f"{path.parent} is no start kit (no {path.name}): name the folder the lab sent") from error
-    except (OSError, ValueError) as error:
-        raise HospitalError(f"{path} is damaged ({type(error).__name__}): ask the lab for a new kit") from error
-    if not isinstance(content, dict) or content.keys() != _KIT or not all(type(v) is str for v in content.values()):
-        raise HospitalError(f"{path} does not say what a start kit says: ask the lab for a new kit")
-    return content
+def _read_label(folder: Path) -> KitLabel:
+    if not (folder / "kit.json").is_file():
+        raise HospitalError(f"{folder} is no start kit (no kit.json): name the folder the lab sent")
+    return read_form(folder / "kit.json", KitLabel, HospitalError, "ask the lab for a new kit")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
+from filelock import FileLock
+from pydantic import Field, TypeAdapter, ValidationError
 
+from bioface_core.address import Address, host_and_port
 from bioface_core.bundle import bundle_sha256
-from bioface_core.config import Study, load_yaml, read_study
+from bioface_core.config import Study, check_federable, load_yaml, read_study
+from bioface_core.enrolment import NodeKey
 from bioface_core.errors import ConfigError, LabError
 from bioface_core.files import write_text
 from bioface_core.identity import node_public_bytes
-from bioface_core.sections import Section
+from bioface_core.sections import Hash, Name, Section
 from bioface_core.validation import explain
 
 if TYPE_CHECKING:
@@ -39,23 +42,14 @@ class LabSettings(Section):
         metrics_port: of Prometheus metrics, on loopback.
     """
 
-    address: str
-    listen: str
+    address: Address
+    listen: Address
     admin_port: Port = 8470
     health_port: Port = 8471
     metrics_port: Port = 8472
 
-    @field_validator("address", "listen")
-    @classmethod
-    def _is_host_and_port(cls, value: str) -> str:
-        host, _, port = value.rpartition(":")
-        if not host or not port.isdigit() or not 1 <= int(port) <= 65535:
-            raise ValueError(f"expected HOST:PORT, such as lab.example.org:8443, not {value!r}")
-        return value
 
-
-@dataclass(frozen=True)
-class Enrolled:
+class Enrolled(Section):
     """A hospital on the roster.
 
     Attributes:
@@ -66,9 +60,9 @@ class Enrolled:
         revoked_at: the same; None as long as it may connect.
     """
 
-    name: str
-    identity_key: str
-    node_key: str
+    name: Name
+    identity_key: Hash
+    node_key: NodeKey
     invited_at: str
     revoked_at: str | None = None
 
@@ -76,6 +70,9 @@ class Enrolled:
     def node_public_bytes(self) -> bytes:
         """The node's key as Flower's SuperLink knows it."""
         return node_public_bytes(self.node_key)
+
+
+_ROSTER_OF = TypeAdapter(tuple[Enrolled, ...])
 
 
 class Lab:
@@ -115,7 +112,7 @@ class Lab:
     @property
     def host(self) -> str:
         """Name or address at which hospitals reach the lab."""
-        return self.settings.address.rpartition(":")[0].strip("[]")
+        return host_and_port(self.settings.address)[0]
 
     def roster(self) -> tuple[Enrolled, ...]:
         """Every hospital that was ever invited, in that order.
@@ -124,18 +121,23 @@ class Lab:
             LabError: the file is damaged.
         """
         try:
-            content = json.loads(self.roster_file.read_text(encoding="utf-8"))
-            return tuple(Enrolled(**entry) for entry in content)
+            return _ROSTER_OF.validate_json(self.roster_file.read_bytes())
         except FileNotFoundError:
             return ()
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise LabError(
                 f"{self.roster_file} is damaged ({type(error).__name__}): restore it from a backup"
             ) from error
 
     def write_roster(self, roster: tuple[Enrolled, ...]) -> None:
         """Replaces the roster."""
-        write_text(self.roster_file, json.dumps([asdict(one) for one in roster], indent=1))
+        write_text(self.roster_file, json.dumps([one.model_dump() for one in roster], indent=1))
+
+    @contextmanager
+    def changing_roster(self) -> Iterator[tuple[Enrolled, ...]]:
+        """Yields the roster; nobody else changes it until the block ends, so that no revocation is lost."""
+        with FileLock(self.folder / ".roster.lock"):
+            yield self.roster()
 
     @cached_property
     def bundle_sha256(self) -> str:
@@ -155,6 +157,7 @@ class Lab:
         from bioface_core.start import read_start  # loads torch, which `bioface lab serve` does not need
 
         study = study or read_study(self.template_file)
+        check_federable(study)
         roster = [{"name": one.name, "identity_key": one.identity_key} for one in self.roster()]
         if not roster:
             raise LabError(f"{self.folder} has no hospital on its roster: `bioface lab invite` some first")
@@ -179,9 +182,8 @@ class Lab:
         """What the SuperLink process needs."""
         from server.link import LinkSettings
 
-        host, _, port = self.settings.listen.rpartition(":")
         return LinkSettings(
-            public=(host.strip("[]"), int(port)),
+            public=host_and_port(self.settings.listen),
             admin_port=self.settings.admin_port,
             health_port=self.settings.health_port,
             certificate=self.certificate,
@@ -190,12 +192,3 @@ class Lab:
             secret=self.secret,
             database=self.state / "link.db",
         )
-
-
-def is_address(host: str) -> bool:
-    """Whether a host is an IP address, not a name."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

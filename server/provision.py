@@ -6,12 +6,9 @@ is invited changes the study's id, and every hospital gets a new kit to approve.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import secrets
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,17 +18,16 @@ from pydantic import ValidationError
 
 from bioface_core.bundle import build_bundle
 from bioface_core.config import Study
+from bioface_core.enrolment import JoinRequest, KitLabel, read_form
 from bioface_core.errors import LabError
 from bioface_core.files import replace_folder, write_bytes, write_text
-from bioface_core.identity import is_signed_by, node_public_bytes, write_secret
-from bioface_core.sections import Member
+from bioface_core.identity import certificate_sha256
+from bioface_core.private import new_private_folder, refuse_occupied, write_secret
 from bioface_core.start import Start, write_start
 from bioface_core.validation import explain
 from server.certificates import expires_in, make_authority, make_server_certificate
 from server.lab import Enrolled, Lab, LabSettings
 
-REQUEST_VERSION = 1
-_REQUEST = {"version": int, "name": str, "identity_key": str, "node_key": str, "made_at": str, "signature": str}
 _WARN_DAYS = 30
 
 
@@ -46,23 +42,37 @@ def init_lab(folder: Path, address: str, study: Study, start: Start, **settings:
         settings: other than the defaults of ``LabSettings``.
 
     Raises:
-        LabError: the folder holds something, or the settings are wrong.
+        LabError: as ``plan_lab``.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise LabError(f"{folder} is not empty: choose a new folder")
-    port = address.rpartition(":")[2]
-    try:
-        chosen = LabSettings(**{"address": address, "listen": f"0.0.0.0:{port}"} | settings)
-    except ValidationError as error:
-        raise LabError(explain(error, LabSettings)) from error
-    with replace_folder(folder) as fresh:
-        fresh.chmod(0o700)
+    chosen = plan_lab(folder, address, **settings)
+    with new_private_folder(folder, LabError) as fresh:
         _fill(Lab(fresh, chosen), study, start)
     return Lab.open(folder)
 
 
+def plan_lab(folder: Path, address: str, **settings: Any) -> LabSettings:
+    """The settings of a lab that is to be made; writes nothing, so that a mistake is found before long work.
+
+    Args:
+        folder, address, settings: as for ``init_lab``.
+
+    Raises:
+        LabError: the folder holds something, or the settings are wrong.
+    """
+    refuse_occupied(folder, LabError)
+    port = address.rpartition(":")[2]
+    try:
+        return LabSettings(**{"address": address, "listen": f"0.0.0.0:{port}"} | settings)
+    except ValidationError as error:
+        raise LabError(explain(error, LabSettings)) from error
+
+
 def renew(lab: Lab) -> None:
-    """Makes a new server certificate under the same authority."""
+    """Makes a new server certificate under the same authority.
+
+    Raises:
+        LabError: the authority's key or certificate cannot be used.
+    """
     make_server_certificate(lab.keys, lab.host)
 
 
@@ -76,13 +86,13 @@ def invite(lab: Lab, requests: Sequence[Path]) -> None:
     Raises:
         LabError: a request is no request, was altered, or its name or a key of it is on the roster already.
     """
-    roster = lab.roster()
-    for path in requests:
-        asked = _read_request(path)
-        for one in roster:
-            _refuse_twin(path, asked, one)
-        roster = (*roster, asked)
-    lab.write_roster(roster)
+    with lab.changing_roster() as roster:
+        for path in requests:
+            asked = _read_request(path)
+            for one in roster:
+                _refuse_twin(path, asked, one)
+            roster = (*roster, asked)
+        lab.write_roster(roster)
 
 
 def revoke(lab: Lab, name: str) -> None:
@@ -91,13 +101,14 @@ def revoke(lab: Lab, name: str) -> None:
     Raises:
         LabError: no such hospital, or revoked already.
     """
-    roster = lab.roster()
-    known = {one.name: one for one in roster}
-    if name not in known:
-        raise LabError(f"{name} is not on the roster, which holds {', '.join(known) or 'nobody'}")
-    if known[name].revoked_at is not None:
-        raise LabError(f"{name} was revoked at {known[name].revoked_at} already")
-    lab.write_roster(tuple(replace(one, revoked_at=_now()) if one.name == name else one for one in roster))
+    with lab.changing_roster() as roster:
+        known = {one.name: one for one in roster}
+        if name not in known:
+            raise LabError(f"{name} is not on the roster, which holds {', '.join(known) or 'nobody'}")
+        if known[name].revoked_at is not None:
+            raise LabError(f"{name} was revoked at {known[name].revoked_at} already")
+        known[name] = known[name].model_copy(update={"revoked_at": _now()})
+        lab.write_roster(tuple(known.values()))
 
 
 def issue_kits(lab: Lab, study: Study | None = None) -> list[Path]:
@@ -117,7 +128,7 @@ def issue_kits(lab: Lab, study: Study | None = None) -> list[Path]:
             shutil.copytree(lab.start, fresh / "start")
             write_bytes(fresh / "ca.crt", lab.authority.read_bytes())
             write_text(fresh / "study.yaml", issued.to_yaml())
-            write_text(fresh / "kit.json", json.dumps(_kit(lab, one, issued), indent=1))
+            write_text(fresh / "kit.json", _label(lab, one, issued).model_dump_json(indent=1))
     return [lab.kits / one.name for one in invited]
 
 
@@ -133,8 +144,8 @@ def warnings(lab: Lab) -> list[str]:
 
 
 def fingerprint(certificate: Path) -> str:
-    """The SHA-256 of a certificate as its file holds it, to be compared on the telephone."""
-    return hashlib.sha256(certificate.read_bytes()).hexdigest()
+    """The SHA-256 of a certificate, to be compared on the telephone."""
+    return certificate_sha256(certificate, LabError)
 
 
 def _fill(lab: Lab, study: Study, start: Start) -> None:
@@ -151,42 +162,22 @@ def _fill(lab: Lab, study: Study, start: Start) -> None:
     lab.write_roster(())
 
 
-def _kit(lab: Lab, one: Enrolled, issued: Study) -> dict[str, str]:
-    return {
-        "hospital": one.name,
-        "address": lab.settings.address,
-        "study_id": issued.study_id,
-        "bundle_sha256": lab.bundle_sha256,
-        "authority_sha256": fingerprint(lab.authority),
-    }
+def _label(lab: Lab, one: Enrolled, issued: Study) -> KitLabel:
+    return KitLabel(
+        hospital=one.name,
+        address=lab.settings.address,
+        study_id=issued.study_id,
+        bundle_sha256=lab.bundle_sha256,
+        authority_sha256=fingerprint(lab.authority),
+    )
 
 
 def _read_request(path: Path) -> Enrolled:
-    """A join request, checked: its fields, its keys, its signature."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        hint = "expected the join-request.json that `bioface hospital init` made"
-        raise LabError(f"{path} cannot be read as a join request ({type(error).__name__}): {hint}") from error
-    fields = {name: type(value) for name, value in content.items()} if isinstance(content, dict) else {}
-    if fields != _REQUEST or content["version"] != REQUEST_VERSION:
-        raise LabError(f"{path} is no join request of version {REQUEST_VERSION}: ask the hospital for a new one")
-    signature = content.pop("signature")
-    if not is_signed_by(content["identity_key"], content, signature):
+    """The entry of a join request whose signature fits."""
+    asked = read_form(path, JoinRequest, LabError, "ask the hospital for the join-request.json it made")
+    if not asked.is_genuine:
         raise LabError(f"{path} was altered (its signature does not fit): ask the hospital for a new one")
-    return _enrol(path, content)
-
-
-def _enrol(path: Path, content: dict[str, Any]) -> Enrolled:
-    """The entry of a request whose signature fits."""
-    try:
-        Member(name=content["name"], identity_key=content["identity_key"])
-        node_public_bytes(content["node_key"])
-    except ValidationError as error:
-        raise LabError(f"{path}: {explain(error, Member)}") from error
-    except ValueError as error:
-        raise LabError(f"{path}: node_key is {error}: ask the hospital for a new request") from error
-    return Enrolled(content["name"], content["identity_key"], content["node_key"], _now())
+    return Enrolled(name=asked.name, identity_key=asked.identity_key, node_key=asked.node_key, invited_at=_now())
 
 
 def _refuse_twin(path: Path, asked: Enrolled, one: Enrolled) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -19,18 +20,20 @@ import httpx
 from filelock import FileLock, Timeout
 from prometheus_client import CollectorRegistry
 
+from bioface_core.address import host_and_port
 from bioface_core.config import Study
 from bioface_core.errors import LabError
 from bioface_core.files import write_text
 from bioface_core.logs import say
 from bioface_core.supervise import Child, command, import_path, stop_all, until_stopped
 from server.grid import Admin
-from server.lab import Lab
+from server.lab import LOOPBACK, Lab
 from server.metrics import LabMetrics, RunWatch, serve_metrics
 
 _log = logging.getLogger("bioface.serve")
 
 _LOOK_S = 0.1
+_PORT_PATIENCE_S = 15.0  # for what a killed supervisor left behind
 _FAILURES = 5  # attempts at one round before the run is given up
 _PAUSE_S = 5.0  # after a failed round
 
@@ -124,10 +127,11 @@ def serve(lab: Lab) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
-        LabError: the lab is served already.
+        LabError: the lab is served already, or something else has a port.
     """
     try:
         with _lock(lab):
+            _wait_for_ports(lab)
             _Serve(lab).until_stopped()
     except Timeout:
         raise LabError(f"{lab.folder} is served already: stop the other `bioface lab serve` first") from None
@@ -242,6 +246,31 @@ class _Serve:
         except OSError as error:
             say(_log, "status-not-written", logging.ERROR, why=str(error.strerror))
         say(_log, status.state, study=status.study, restarts=status.restarts, reason=status.reason)
+
+
+def _wait_for_ports(lab: Lab) -> None:
+    """Waits for the ports; the children of a supervisor that was killed may have them for a moment.
+
+    Raises:
+        LabError: somebody keeps one.
+    """
+    settings, until = lab.settings, time.monotonic() + _PORT_PATIENCE_S
+    wanted = {name: (LOOPBACK, getattr(settings, name)) for name in ("admin_port", "health_port", "metrics_port")}
+    for name, place in {"listen": host_and_port(settings.listen), **wanted}.items():
+        while not _is_free(place):
+            if time.monotonic() > until:
+                hint = "stop what listens there, or choose another in lab.yaml"
+                raise LabError(f"{name}: {place[0]}:{place[1]} cannot be listened on: {hint}")
+            time.sleep(_LOOK_S)
+
+
+def _is_free(place: tuple[str, int]) -> bool:
+    try:
+        family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+        with socket.create_server(place, family=family):
+            return True
+    except OSError:
+        return False
 
 
 def _environment(lab: Lab) -> Mapping[str, str]:

@@ -21,8 +21,7 @@ from safetensors.torch import save
 
 from bioface_core import __version__
 from bioface_core.checkpoint import RunFolder, open_run
-from bioface_core.config import Study
-from bioface_core.errors import ConfigError
+from bioface_core.config import Study, check_federable
 from bioface_core.evaluate import macro_top, per_patient
 from bioface_core.files import write_bytes, write_text
 from bioface_core.learner import use
@@ -92,12 +91,7 @@ def federate(folder: RunFolder, study: Study, progress: Progress) -> RunState:
 def _settled(study: Study) -> Study:
     """The study with its classes and, where the base is a file, the base's hash; refuses what cannot be simulated."""
     study = resolve_syndromes(study)
-    if len(study.syndromes) < 2:
-        raise ConfigError(f"syndromes names {len(study.syndromes)}, expected at least two to tell apart")
-    if study.model.norm == "batch":
-        raise ConfigError(
-            "model.norm is batch, whose statistics would have to travel: set frozen, or group with scratch"
-        )
+    check_federable(study)
     if study.model.base in ("pretrain", "scratch"):
         return study
     return study.replace({"model": {"base_sha256": read_base(Path(study.model.base), study.model).sha256}})

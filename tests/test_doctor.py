@@ -21,6 +21,8 @@ from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from rich.console import Console
 
 from bioface_core.config import Study
+from bioface_core.errors import HospitalError
+from bioface_core.identity import certificate_sha256
 from bioface_core.photos import Demographics
 from bioface_core.start import Start, write_start
 from bioface_core.store import Store, write_store
@@ -134,11 +136,12 @@ def make_keys(folder: Path) -> tuple[str, str]:
 def write_kit(folder: Path, authority: Authority, port: int, study: Study) -> None:
     """The kit, and the approval of its study."""
     kit, bundle = folder / "kit", study.bundle_sha256
-    names = {"hospital": "charite", "address": f"127.0.0.1:{port}", "study_id": study.study_id, "bundle_sha256": bundle}
+    lab = {"address": f"127.0.0.1:{port}", "authority_sha256": certificate_sha256(authority.path, HospitalError)}
+    names = {"hospital": "charite", "study_id": study.study_id, "bundle_sha256": bundle, **lab}
     (kit / "kit.json").write_text(json.dumps(names))
     (kit / "study.yaml").write_text(study.to_yaml())
     (kit / "ca.crt").write_bytes(authority.path.read_bytes())
-    approval = {"study_id": study.study_id, "bundle_sha256": bundle, "approved_at": "2025-01-01T00:00:00+00:00"}
+    approval = {"study_id": study.study_id, "bundle_sha256": bundle, **lab, "approved_at": "2025-01-01T00:00:00+00:00"}
     (folder / "approvals" / f"{study.study_id}.json").write_text(json.dumps(approval))
 
 
@@ -321,7 +324,8 @@ def test_syndromes_that_are_left_out_are_worth_knowing(world: World) -> None:
 
 def test_another_lab_in_the_lab_s_place_gets_no_question(world: World, tmp_path: Path) -> None:
     """Neither the key nor the hospital's name is shown to somebody whom the start kit does not name."""
-    (world.folder / "kit" / "ca.crt").write_bytes(make_authority(tmp_path / "other").path.read_bytes())
+    study = Hospital.open(world.folder).approved().study
+    write_kit(world.folder, make_authority(tmp_path / "other"), world.port, study)
     assert world.faults() == ["authority"]
     assert world.lab.asked == []
 

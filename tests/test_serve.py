@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -255,6 +256,14 @@ def test_nobody_serves_a_lab_twice_and_nobody_orders_without(lab: Lab) -> None:
         assert is_served(lab)
         with pytest.raises(LabError, match="served already"):
             serve.serve(lab)
+
+
+def test_a_port_that_somebody_has_is_named(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "_PORT_PATIENCE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = lab.settings.model_copy(update={"metrics_port": taken.getsockname()[1], "listen": "127.0.0.1:1"})
+        with pytest.raises(LabError, match=r"(metrics_port: 127.0.0.1:\d+|listen: 127.0.0.1:1) cannot be listened on"):
+            serve.serve(Lab(lab.folder, settings))
 
 
 def test_an_order_that_nobody_takes_is_noticed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

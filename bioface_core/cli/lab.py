@@ -25,9 +25,12 @@ def init(
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Make a lab: its certificate authority, server certificate, study, and what all hospitals start from."""
-    from server.provision import init_lab
+    from bioface_core.config import check_federable
+    from server.provision import init_lab, plan_lab
 
+    plan_lab(folder, address)  # a mistake is found before stage 1 takes its minutes
     chosen = study_of(study, overrides)
+    check_federable(chosen)
     lab = init_lab(folder, address, chosen, _start(chosen))
     show(f"{lab.folder} is made. Edit {lab.template_file}, then invite hospitals.", False)
 

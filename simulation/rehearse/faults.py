@@ -214,7 +214,9 @@ FAULTS = (
     Fault("the lab's disk is full", _fill_disk),
     Fault("kill -9 of a site process", _kill("site", _hospital_log(0))),
     Fault("kill -9 of a SuperNode", _kill("node", _hospital_log(1))),
-    Fault("kill -9 of site process and SuperNode", _both(_kill("site", _hospital_log(2)), _kill("node", _hospital_log(2)))),
+    Fault(
+        "kill -9 of site process and SuperNode", _both(_kill("site", _hospital_log(2)), _kill("node", _hospital_log(2)))
+    ),
     Fault("kill -9 of `hospital join`", _kill_join),
     Fault("a hospital leaves and comes back", _leave_and_come_back),
     Fault("a cable is out for 4 s", _pull_cable),
