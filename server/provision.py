@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ValidationError
@@ -23,10 +23,12 @@ from bioface_core.errors import LabError
 from bioface_core.files import replace_folder, write_bytes, write_text
 from bioface_core.identity import certificate_sha256
 from bioface_core.private import new_private_folder, refuse_occupied, write_secret
-from bioface_core.start import Start, write_start
 from bioface_core.validation import explain
 from server.certificates import expires_in, make_authority, make_server_certificate
 from server.lab import Enrolled, Lab, LabSettings
+
+if TYPE_CHECKING:
+    from bioface_core.start import Start
 
 _WARN_DAYS = 30
 
@@ -150,6 +152,8 @@ def fingerprint(certificate: Path) -> str:
 
 def _fill(lab: Lab, study: Study, start: Start) -> None:
     """Everything a lab holds at its start."""
+    from bioface_core.start import write_start  # loads torch, which nobody else here needs
+
     for folder in (lab.state, lab.runs, lab.logs, lab.kits):
         folder.mkdir(mode=0o700)
     write_text(lab.folder / "lab.yaml", yaml.safe_dump(lab.settings.model_dump(), sort_keys=False))
