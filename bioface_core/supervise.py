@@ -58,12 +58,16 @@ class Child:
         arguments: its command line.
         environment: all of it.
         log: where what it prints goes, beside its own log.
+
+    Attributes:
+        ended_with: status of the last end that nobody asked for.
     """
 
     name: str
     arguments: Sequence[str]
     environment: Mapping[str, str]
     log: Path | None = None
+    ended_with: int | None = field(default=None, init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _started: float = field(default=0.0, init=False)
     _pause_s: float = field(default=0.0, init=False)
@@ -151,7 +155,7 @@ class Child:
         """Notes an end that nobody asked for, once, and how long to wait; whether there was one."""
         if self._process is None:
             return False
-        lived = time.monotonic() - self._started
+        lived, self.ended_with = time.monotonic() - self._started, self._process.returncode
         say(_log, "ended", logging.WARNING, process=self.name, status=self._process.returncode, lived_s=round(lived, 1))
         longer = min(2 * self._pause_s, _LONGEST_PAUSE_S) or _FIRST_PAUSE_S
         self._pause_s = _FIRST_PAUSE_S if lived > _SETTLED_S else longer
@@ -160,6 +164,12 @@ class Child:
             self._process.stdin.close()
         self._process = None
         return True
+
+
+def last_line(path: Path) -> str:
+    """The last line of a file that says something; empty if none does."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def stop_all(children: Sequence[Child]) -> None:

@@ -149,8 +149,8 @@ class Hospital:
         kit = read_kit(self.kit)
         record = self.approvals / f"{kit.study.study_id}.json"
         try:
-            approved = json.loads(record.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            approved = dict(json.loads(record.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
             hint = "review and approve it"
             raise HospitalError(f"study {kit.study.study_id[:12]} in {self.kit} is not approved: {hint}") from error
         for name in ("bundle_sha256", "authority_sha256", "address"):

@@ -14,18 +14,19 @@ from filelock import FileLock, Timeout
 
 from bioface_core.errors import HospitalError
 from bioface_core.logs import say
-from bioface_core.supervise import Child, command, import_path, stop_all, until_stopped
+from bioface_core.supervise import Child, command, import_path, last_line, stop_all, until_stopped
 from client.hospital import Hospital
 
 _log = logging.getLogger("bioface.join")
 _LOOK_S = 0.1
+_USERS_MISTAKE = 2  # the exit status of a command that trying again does not mend
 
 
 def join(hospital: Hospital) -> None:
     """Takes part in the approved study until SIGTERM or SIGINT.
 
     Raises:
-        HospitalError: nothing is approved, or the hospital has joined already.
+        HospitalError: nothing is approved, the hospital has joined already, or its site process cannot work.
     """
     hospital.approved()
     try:
@@ -39,14 +40,15 @@ def join(hospital: Hospital) -> None:
 
 def _until_stopped(hospital: Hospital) -> None:
     environment = os.environ | {"PYTHONPATH": import_path(), "FLWR_HOME": str(hospital.state / "flower")}
-    node, site = (
-        Child(name, command(name, str(hospital.folder)), environment, hospital.logs / f"{name}.out")
-        for name in ("node", "site")
-    )
+    said = hospital.logs / "site.out"
+    site = Child("site", command("site", str(hospital.folder)), environment, said)
+    node = Child("node", command("node", str(hospital.folder)), environment, hospital.logs / "node.out")
 
     def look() -> None:
         if site.keep():
             node.stop()
+        if site.ended_with == _USERS_MISTAKE:
+            raise HospitalError(f"the site process cannot work: {last_line(said).removeprefix('bioface: ')}")
         node.keep()
 
     say(_log, "joining", hospital=hospital.settings.name)

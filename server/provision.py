@@ -62,9 +62,10 @@ def plan_lab(folder: Path, address: str, **settings: Any) -> LabSettings:
         LabError: the folder holds something, or the settings are wrong.
     """
     refuse_occupied(folder, LabError)
-    port = address.rpartition(":")[2]
+    host, _, port = address.rpartition(":")
+    everywhere = "[::]" if host.startswith("[") else "0.0.0.0"
     try:
-        return LabSettings(**{"address": address, "listen": f"0.0.0.0:{port}"} | settings)
+        return LabSettings(**{"address": address, "listen": f"{everywhere}:{port}"} | settings)
     except ValidationError as error:
         raise LabError(explain(error, LabSettings)) from error
 
@@ -187,7 +188,9 @@ def _read_request(path: Path) -> Enrolled:
 def _refuse_twin(path: Path, asked: Enrolled, one: Enrolled) -> None:
     """Names and keys are one hospital's each, for ever."""
     if asked.name == one.name:
-        raise LabError(f"{path}: {asked.name} is on the roster already: the hospital must choose another name")
+        again = asked.identity_key == one.identity_key
+        hint = "`bioface lab invite` issues its kit anew" if again else "the hospital must choose another name"
+        raise LabError(f"{path}: {asked.name} is on the roster already: {hint}")
     if asked.identity_key == one.identity_key or asked.node_public_bytes == one.node_public_bytes:
         raise LabError(f"{path}: a key of {asked.name} is {one.name}'s: each hospital makes its own")
 

@@ -40,11 +40,13 @@ def invite(
     lab: LabOption = _LAB,
 ) -> None:
     """Add hospitals to the roster and issue every hospital's start kit: the roster is part of the study."""
+    from bioface_core.config import check_federable, read_study
     from server.lab import Lab
     from server.provision import fingerprint, issue_kits
     from server.provision import invite as run
 
     opened = Lab.open(lab)
+    check_federable(read_study(opened.template_file))  # before the roster is changed: no kit could be issued
     if requests:
         run(opened, requests)
     kits = issue_kits(opened)

@@ -27,8 +27,9 @@ def study_of(name: str, overrides: list[str]) -> Study:
 def show(result: Any, as_json: bool) -> None:
     """The result on standard output."""
     if as_json:
-        print(json.dumps(result))
-        return
+        return print(json.dumps(result))
+    if isinstance(result, str):
+        return print(result)  # as it is: no line is broken, and a path in brackets is no markup
     from rich.console import Console
 
     Console(highlight=False).print(result)
