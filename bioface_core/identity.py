@@ -104,7 +104,7 @@ def node_public_bytes(node_key: str) -> bytes:
     """
     try:
         key = load_ssh_public_key(node_key.encode("ascii"))
-    except (UnsupportedAlgorithm, UnicodeEncodeError) as wrong:
+    except (UnsupportedAlgorithm, UnicodeEncodeError, NotImplementedError) as wrong:  # the last: a compressed point
         raise ValueError("no OpenSSH public key") from wrong
     if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP384R1):
         raise ValueError("a key of another kind, expected EC on P-384")

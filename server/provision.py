@@ -188,7 +188,7 @@ def _read_request(path: Path) -> Enrolled:
 def _refuse_twin(path: Path, asked: Enrolled, one: Enrolled) -> None:
     """Names and keys are one hospital's each, for ever."""
     if asked.name == one.name:
-        again = asked.identity_key == one.identity_key
+        again = asked.identity_key == one.identity_key and one.revoked_at is None
         hint = "`bioface lab invite` issues its kit anew" if again else "the hospital must choose another name"
         raise LabError(f"{path}: {asked.name} is on the roster already: {hint}")
     if asked.identity_key == one.identity_key or asked.node_public_bytes == one.node_public_bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 import stat
@@ -74,7 +75,7 @@ def test_the_lab_is_known_by_its_names(keys: Path, name: str) -> None:
     shakes_hands(keys, name, keys / "ca.crt")
 
 
-@pytest.mark.parametrize("host", ["192.0.2.7", "2001:db8::7", "localhost", "127.0.0.1", f"{'long.' * 20}example"])
+@pytest.mark.parametrize("host", ["192.0.2.7", "2001:db8::7", "::1", "localhost", "127.0.0.1", "long." * 20 + "org"])
 def test_the_lab_is_known_by_its_address(tmp_path: Path, host: str) -> None:
     shakes_hands(made(tmp_path / "keys", host), host, tmp_path / "keys" / "ca.crt")
 
@@ -104,10 +105,35 @@ def test_a_server_is_no_authority(keys: Path, tmp_path: Path) -> None:
 
 
 def test_a_renewed_certificate_is_believed_as_the_old_one_was(keys: Path) -> None:
-    authority, before = (keys / "ca.crt").read_bytes(), (keys / "server.crt").read_bytes()
+    before = {path.name: path.read_bytes() for path in keys.iterdir()}
     make_server_certificate(keys, HOST)
-    assert (keys / "ca.crt").read_bytes() == authority and (keys / "server.crt").read_bytes() != before
+    unchanged = {name for name, content in before.items() if (keys / name).read_bytes() == content}
+    assert unchanged == {"ca.key", "ca.crt"}, "the key is new, too"
     shakes_hands(keys, HOST, keys / "ca.crt")
+
+
+def test_a_full_disk_leaves_the_old_pair_whole(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError):
+        patched.setattr("server.certificates.write_bytes", full)
+        make_server_certificate(keys, HOST)
+    shakes_hands(keys, HOST, keys / "ca.crt")
+    make_server_certificate(keys, HOST)
+    shakes_hands(keys, HOST, keys / "ca.crt")
+
+
+def test_a_renewal_that_was_cut_off_is_made_good_by_the_next(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def power_cut(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "replace", power_cut)
+        make_server_certificate(keys, HOST)
+    make_server_certificate(keys, HOST)
+    shakes_hands(keys, HOST, keys / "ca.crt")
+    assert {path.name for path in keys.iterdir()} == {"ca.key", "ca.crt", "server.key", "server.crt"}
 
 
 def test_keys_are_for_their_owner_alone(keys: Path) -> None:

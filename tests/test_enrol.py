@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bioface_core.bundle import bundle_sha256
-from bioface_core.config import read_study
-from bioface_core.errors import HospitalError, PhotoError, UserError, WeightsError
+from bioface_core.errors import HospitalError, PhotoError, UserError
 from bioface_core.identity import is_signed_by
-from bioface_core.start import Start, read_start, write_start
-from bioface_core.weights import random_base
-from client.enrol import approve, init_hospital
+from bioface_core.start import read_start
+from client.enrol import init_hospital
 from client.hospital import Hospital, HospitalSettings
 from client.policy import Policy
 from server.provision import fingerprint
@@ -24,12 +21,8 @@ from tests.small_lab import (
     ADDRESS,
     NAMES,
     World,
-    a_lab,
     a_request,
     a_world,
-    allowing,
-    edit,
-    lab_study,
     private_halves,
 )
 
@@ -71,7 +64,8 @@ def test_every_secret_is_its_owner_s_alone(world: World) -> None:
     for folder in (world.lab.folder, *(hospital.folder for hospital in world.hospitals.values())):
         secrets = [path for path in (folder / "keys").iterdir() if path.suffix != ".crt"]
         assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600} and len(secrets) >= 3
-        assert {stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / "keys")} == {0o700}
+        private = [folder / name for name in ("", "keys", "state", "logs", "runs", "kits", "approvals")]
+        assert {stat.S_IMODE(path.stat().st_mode) for path in private if path.exists()} == {0o700}
 
 
 def test_no_private_half_leaves_the_hospital(world: World) -> None:
@@ -101,129 +95,6 @@ def test_a_request_says_what_it_must_and_nothing_else(world: World) -> None:
     assert content.keys() == {"version", "name", "identity_key", "node_key", "made_at", "signature"}
     signature = content.pop("signature")
     assert is_signed_by(content["identity_key"], content, signature)
-
-
-# Kits
-
-
-def one_character(kit: Path) -> None:
-    path = kit / "study.yaml"
-    path.write_text(path.read_text().replace("rounds: 3", "rounds: 4"))
-
-
-def one_digit_of_the_id(kit: Path) -> None:
-    study_id = json.loads((kit / "kit.json").read_text())["study_id"]
-    edit(kit / "kit.json", study_id=("0" if study_id[0] != "0" else "1") + study_id[1:])
-
-
-def another_bundle(kit: Path) -> None:
-    edit(kit / "kit.json", bundle_sha256="0" * 64)
-
-
-def no_study(kit: Path) -> None:
-    (kit / "study.yaml").write_text("a: [")
-
-
-def no_address(kit: Path) -> None:
-    edit(kit / "kit.json", address="lab")
-
-
-def no_kit(kit: Path) -> None:
-    (kit / "kit.json").unlink()
-
-
-def no_certificate(kit: Path) -> None:
-    (kit / "ca.crt").write_text("certificate")
-
-
-def incomplete(kit: Path) -> None:
-    (kit / "ca.crt").unlink()
-
-
-def other_lab(kit: Path) -> None:
-    (kit / "ca.crt").write_bytes(a_lab(kit.parents[2] / "other").authority.read_bytes())
-
-
-def other_start(kit: Path) -> None:
-    """What is put into the start folder on its way."""
-    write_start(kit / "start", Start(random_base(lab_study().model, seed=1), None))
-
-
-@pytest.mark.parametrize(
-    ("tamper", "error", "message"),
-    [
-        (one_character, HospitalError, "study.yaml is study .* it was altered; ask the lab for a new kit"),
-        (one_digit_of_the_id, HospitalError, "it was altered"),
-        (another_bundle, HospitalError, "kit and study name different bundles"),
-        (no_study, HospitalError, "not YAML.*ask the lab for a new kit"),
-        (no_address, HospitalError, "address: expected HOST:PORT"),
-        (no_kit, HospitalError, "is no start kit .no kit.json.: name the folder the lab sent"),
-        (no_certificate, HospitalError, "ca.crt holds no certificate"),
-        (incomplete, HospitalError, "lacks ca.crt: ask the lab for the whole kit"),
-        (other_lab, HospitalError, "ca.crt is not the certificate that the kit names"),
-        (other_start, WeightsError, "base.safetensors has the hash"),
-    ],
-)
-def test_a_kit_that_was_altered_is_not_approved(
-    world: World, tamper: Callable[[Path], None], error: type[UserError], message: str
-) -> None:
-    approved = world.approve()
-    tamper(world.kit())
-    with pytest.raises(error, match=message) as raised:
-        world.approve()
-    assert one_line(raised)
-    assert world.hospitals["charite"].approved() == approved, "what was approved stays approved"
-
-
-@pytest.mark.parametrize("tamper", [one_character, other_lab, no_certificate, no_kit, no_address])
-def test_an_approved_kit_that_is_altered_is_approved_no_more(world: World, tamper: Callable[[Path], None]) -> None:
-    world.approve()
-    tamper(world.folder / "charite" / "kit")
-    with pytest.raises(HospitalError) as raised:
-        world.hospitals["charite"].approved()
-    assert one_line(raised)
-
-
-def test_another_study_in_the_approved_one_s_place_is_not_approved(world: World) -> None:
-    """Whoever can write into the folder of the kit cannot approve: the approval names the study and the lab."""
-    hospital = world.hospitals["charite"]
-    world.approve()
-    edit(hospital.kit / "kit.json", address="evil.example.org:1")
-    with pytest.raises(HospitalError, match="address is not what was approved: review the kit and approve it anew"):
-        hospital.approved()
-    one_character(hospital.kit)
-    edit(hospital.kit / "kit.json", study_id=read_study(hospital.kit / "study.yaml").study_id, address=ADDRESS)
-    with pytest.raises(HospitalError, match="is not approved: review and approve it"):
-        hospital.approved()
-
-
-def test_another_hospital_s_kit_is_not_approved(world: World) -> None:
-    with pytest.raises(HospitalError, match="is bonn's kit, and this is charite: ask the lab for yours"):
-        approve(world.hospitals["charite"], world.kit("bonn"))
-
-
-def test_a_roster_with_another_key_is_not_approved(world: World, tmp_path: Path) -> None:
-    """A hospital that lost its keys and made new ones is not the one that was invited."""
-    a_request(tmp_path / "new", "charite")
-    with pytest.raises(HospitalError, match="the study's roster has no charite with this hospital's key"):
-        approve(allowing(tmp_path / "new"), world.kit())
-
-
-def test_only_the_kit_is_copied(world: World) -> None:
-    (world.kit() / "surprise.sh").write_text("echo")
-    world.approve()
-    kit = world.folder / "charite" / "kit"
-    assert {path.name for path in kit.iterdir()} == {"kit.json", "study.yaml", "ca.crt", "start"}
-
-
-def test_the_policy_is_asked_first(world: World, tmp_path: Path) -> None:
-    hospital = Hospital(world.folder / "charite", HospitalSettings(name="charite", store=tmp_path / "store"))
-    with pytest.raises(HospitalError, match="policy.metrics. Nothing was approved"):
-        approve(hospital, world.kit())
-    assert not hospital.kit.exists() and list(hospital.approvals.iterdir()) == []
-
-
-# The hospital
 
 
 def test_a_hospital_starts_with_the_settings_that_are_the_defaults(tmp_path: Path) -> None:
@@ -260,6 +131,21 @@ def test_no_keys_are_made_for_photos_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(PhotoError):
         init_hospital(tmp_path / "hospital", "charite", tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", ["make_identity", "make_node_key", "write_secret", "write_text", "_write_settings"])
+def test_what_was_half_made_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def power_cut(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(f"client.enrol.{step}", power_cut)
+        a_request(tmp_path / "charite", "charite")
+    assert [path.name for path in tmp_path.iterdir()] == ["store"], "no key is left lying about"
+    assert a_request(tmp_path / "charite", "charite").is_file()
+    assert {path.name for path in (tmp_path / "charite" / "keys").iterdir()} == {
+        *("identity.key", "node.key", "superexec.secret", "rounding.secret")
+    }
 
 
 def test_a_hospital_s_keys_are_not_made_over(world: World) -> None:

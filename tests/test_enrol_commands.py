@@ -19,7 +19,7 @@ from bioface_core.cli import main
 from client.hospital import Hospital
 from server.lab import Lab
 from server.provision import fingerprint
-from tests.small_lab import ADDRESS, NAMES, World, a_lab, a_request, a_world, allowing, edit, lab_study, private_halves
+from tests.small_lab import ADDRESS, NAMES, World, a_request, a_world, allowing, edit, lab_study
 
 Bioface = Callable[..., tuple[int, str, str]]
 
@@ -149,9 +149,9 @@ def altered_study(folder: Path) -> None:
 
 
 def revoked(folder: Path) -> None:
-    edit_first = json.loads((folder / "lab" / "roster.json").read_text())
-    edit_first[1]["revoked_at"] = "2026-01-01T00:00:00+00:00"
-    (folder / "lab" / "roster.json").write_text(json.dumps(edit_first))
+    path = folder / "lab" / "roster.json"
+    charite, bonn = json.loads(path.read_text())
+    path.write_text(json.dumps([charite, bonn | {"revoked_at": "2026-01-01T00:00:00+00:00"}]))
 
 
 def without_authority(folder: Path) -> None:
@@ -236,7 +236,9 @@ def test_a_mistake_is_one_line_and_status_2(
     assert not (tmp_path / "new").exists() and not (tmp_path / "charite" / "state" / "flower").exists()
 
 
-@pytest.mark.parametrize("arguments", [("lab", "init", "new"), ("lab", "revoke"), ("hospital", "init", "new"), ("lab",)])
+@pytest.mark.parametrize(
+    "arguments", [("lab", "init", "new"), ("lab", "revoke"), ("hospital", "init", "new"), ("lab",)]
+)
 def test_what_is_left_out_is_asked_for(bioface: Bioface, arguments: tuple[str, ...]) -> None:
     status, out, error = bioface(*arguments)
     assert status == 2 and "Usage: " in out + error and "Traceback" not in error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from base64 import b64decode, b64encode
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,7 @@ from bioface_core.identity import (
 )
 from bioface_core.private import new_private_folder, read_secret, refuse_occupied, write_secret
 
+POINT = (Encoding.X962, PublicFormat.UncompressedPoint)
 CONTENT = {"version": 1, "name": "charite"}
 
 
@@ -138,8 +140,17 @@ def another_kind() -> str:
     return Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
+def of_a_compressed_point() -> str:
+    """What no program writes and a forger may."""
+    key = generate_private_key(SECP384R1()).public_key()
+    kind, encoded = key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).split()
+    content = b64decode(encoded).replace(key.public_bytes(*POINT), b"\x02" + bytes(96))
+    return f"{kind.decode()} {b64encode(content).decode()}"
+
+
 @pytest.mark.parametrize(
-    "text", ["", "ssh-rsa", "ecdsa-sha2-nistp384 AAAA", "schlüssel", another_curve(), another_kind()]
+    "text",
+    ["", "ssh-rsa", "ecdsa-sha2-nistp384 AAAA", "schlüssel", another_curve(), another_kind(), of_a_compressed_point()],
 )
 def test_what_is_no_node_key_is_refused(text: str) -> None:
     with pytest.raises(ValueError):

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 import server.provision
 from bioface_core.config import find_study, read_study
-from bioface_core.enrolment import JoinRequest
-from bioface_core.errors import HospitalError, LabError, WeightsError
-from bioface_core.identity import make_identity, make_node_key, public_hex, read_identity
-from client.hospital import read_kit
+from bioface_core.errors import LabError, WeightsError
 from client.policy import Policy, violations
 from server.lab import Lab
 from server.provision import fingerprint, invite, issue_kits, plan_lab, renew, revoke, warnings
-from tests.small_lab import ADDRESS, NAMES, World, a_lab, a_request, a_world, edit, lab_study
+from tests.small_lab import ADDRESS, NAMES, World, a_lab, a_request, a_world, lab_study
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +47,13 @@ def test_a_lab_is_not_made_over_another(world: World) -> None:
     assert {path: path.read_bytes() for path in world.lab.keys.iterdir()} == before
 
 
-def test_what_was_half_made_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def power_cut() -> bytes:
+@pytest.mark.parametrize("step", ["write_text", "make_authority", "make_server_certificate", "build_bundle"])
+def test_what_was_half_made_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def power_cut(*arguments: object) -> bytes:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(server.provision, "build_bundle", power_cut)
+        patched.setattr(server.provision, step, power_cut)
         a_lab(tmp_path / "lab")
     assert not (tmp_path / "lab").exists()
     (tmp_path / ".lab.part" / "keys").mkdir(parents=True)  # and what a kill -9 leaves
@@ -155,152 +153,35 @@ def test_the_roster_says_who_may_connect(world: World) -> None:
     assert [one.keys() for one in content] == [{"name", "identity_key", "node_key", "invited_at", "revoked_at"}] * 2
 
 
+@pytest.mark.parametrize(
+    ("address", "listen"), [("[2001:db8::7]:8443", "[::]:8443"), ("192.0.2.7:4443", "0.0.0.0:4443")]
+)
+def test_a_lab_listens_where_its_address_is_reached(tmp_path: Path, address: str, listen: str) -> None:
+    lab = a_lab(tmp_path / "lab", address)
+    assert (lab.settings.listen, f"[{lab.host}]:8443" == address) == (listen, address.startswith("["))
+
+
+def test_a_lab_that_moved_renews_its_certificate(world: World) -> None:
+    settings = world.lab.folder / "lab.yaml"
+    settings.write_text(settings.read_text().replace("lab.example.org", "new.example.org"))
+    renew(Lab.open(world.lab.folder))
+    certificate = x509.load_pem_x509_certificate(world.lab.certificate.read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["new.example.org", "localhost"]
+
+
+def test_a_network_that_the_start_does_not_fit_is_not_issued(world: World) -> None:
+    """The lab edited its study after the start was made."""
+    before = {path: path.read_bytes() for path in world.lab.kits.rglob("*") if path.is_file()}
+    with pytest.raises(WeightsError):
+        issue_kits(world.lab, lab_study().replace({"model": {"width": 0.25}}))
+    assert {path: path.read_bytes() for path in world.lab.kits.rglob("*") if path.is_file()} == before
+
+
 def test_init_lab_takes_its_settings(tmp_path: Path) -> None:
     lab = a_lab(tmp_path / "lab", "localhost:4443", listen="127.0.0.1:4444", admin_port=4445)
     assert (lab.settings.listen, lab.settings.admin_port) == ("127.0.0.1:4444", 4445)
     assert (lab.link.public, lab.admin.address) == (("127.0.0.1", 4444), "127.0.0.1:4445")
-
-
-# Requests
-
-
-def mine(request: Path, **changes: Any) -> None:
-    """A request that its own maker signed, whatever it says."""
-    identity = make_identity(request.parent / "other.key")
-    content = json.loads(request.read_text()) | {"identity_key": public_hex(identity)} | changes
-    signed = JoinRequest.model_construct(**content).signed(identity)
-    request.write_text(signed.model_dump_json())
-
-
-def altered(request: Path) -> None:
-    edit(request, made_at="2020-01-01T00:00:00+00:00")
-
-
-def renamed(request: Path) -> None:
-    edit(request, name="bonn-2")
-
-
-def another_node_key(request: Path) -> None:
-    edit(request, node_key=make_node_key(request.parent / "other.key"))
-
-
-def another_identity(request: Path) -> None:
-    edit(request, identity_key=public_hex(make_identity(request.parent / "other.key")))
-
-
-def unsigned(request: Path) -> None:
-    edit(request, signature="")
-
-
-def newer(request: Path) -> None:
-    mine(request, version=2)
-
-
-def out_of_the_folder(request: Path) -> None:
-    mine(request, name="../keys")
-
-
-def no_node_key(request: Path) -> None:
-    mine(request, node_key="ssh-ed25519 AAAA")
-
-
-def more(request: Path) -> None:
-    edit(request, admin=True)
-
-
-def less(request: Path) -> None:
-    content = json.loads(request.read_text())
-    request.write_text(json.dumps({name: value for name, value in content.items() if name != "node_key"}))
-
-
-def cut_off(request: Path) -> None:
-    request.write_bytes(request.read_bytes()[:-20])
-
-
-def a_list(request: Path) -> None:
-    request.write_text("[1]")
-
-
-def deep(request: Path) -> None:
-    request.write_text("[" * 100_000)
-
-
-def binary(request: Path) -> None:
-    request.write_bytes(bytes(range(256)))
-
-
-def missing(request: Path) -> None:
-    request.unlink()
-
-
-@pytest.mark.parametrize(
-    ("tamper", "message"),
-    [
-        *((tamper, "was altered") for tamper in (altered, renamed, another_node_key, another_identity, unsigned)),
-        (newer, "version is 2"),
-        (out_of_the_folder, "name is '../keys'"),
-        (no_node_key, "node_key: "),
-        (more, "admin is no known key"),
-        (less, "node_key"),
-        (cut_off, "is no JSON"),
-        (a_list, "holds list, expected a JSON object"),
-        (deep, "is no JSON"),
-        (binary, "is no JSON"),
-        (missing, "cannot be read"),
-    ],
-)
-def test_a_request_that_is_not_right_changes_nothing(
-    world: World, tmp_path: Path, tamper: Callable[[Path], None], message: str
-) -> None:
-    good, bad = a_request(tmp_path / "jena", "jena"), a_request(tmp_path / "ulm", "ulm")
-    tamper(bad)
-    before = world.lab.roster_file.read_bytes()
-    with pytest.raises(LabError, match=message) as error:
-        invite(world.lab, [good, bad])
-    assert "\n" not in str(error.value) and str(bad) in str(error.value) and "ask the hospital" in str(error.value)
-    assert world.lab.roster_file.read_bytes() == before, "all or none"
-
-
-def test_a_name_is_one_hospital_s(world: World, tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="bonn is on the roster already: the hospital must choose another name"):
-        invite(world.lab, [a_request(tmp_path / "new", "bonn")])
-
-
-def test_a_request_counts_once(world: World, tmp_path: Path) -> None:
-    request = a_request(tmp_path / "jena", "jena")
-    with pytest.raises(LabError, match="jena is on the roster already"):
-        invite(world.lab, [request, request])
-
-
-def test_a_key_is_one_hospital_s(world: World, tmp_path: Path) -> None:
-    """Not even under another name, nor with a comment behind it."""
-    bonn = world.lab.roster()[1]
-    request = a_request(tmp_path / "jena", "jena")
-    mine(request, node_key=f"{bonn.node_key} another comment")
-    with pytest.raises(LabError, match="a key of jena is bonn's: each hospital makes its own"):
-        invite(world.lab, [request])
-
-
-def test_an_identity_is_one_hospital_s(world: World, tmp_path: Path) -> None:
-    bonn = world.hospitals["bonn"]
-    node_key = make_node_key(tmp_path / "node.key")
-    asked = JoinRequest(name="jena", identity_key=bonn.identity, node_key=node_key, made_at="")
-    request = tmp_path / "request.json"
-    request.write_text(asked.signed(read_identity(bonn.identity_key, HospitalError)).model_dump_json())
-    with pytest.raises(LabError, match="a key of jena is bonn's"):
-        invite(world.lab, [request])
-
-
-def test_a_new_hospital_makes_another_study_for_all(world: World, tmp_path: Path) -> None:
-    before = world.approve().study
-    invite(world.lab, [a_request(tmp_path / "jena", "jena")])
-    assert [path.name for path in issue_kits(world.lab)] == [*NAMES, "jena"]
-    after = read_kit(world.kit()).study
-    assert after.study_id != before.study_id and [one.name for one in after.roster] == [*NAMES, "jena"]
-    assert world.hospitals["charite"].approved().study == before, "until it approves the new one"
-
-
-# Revocation
 
 
 def test_a_revoked_hospital_stays_in_the_study(world: World) -> None:

@@ -70,17 +70,15 @@ def run_ours(folder: Path, payload_bytes: int, hospitals: int, rounds: int) -> O
         RuntimeError: a process did not start, or the run failed.
     """
     names = [f"hospital-{number}" for number in range(1, hospitals + 1)]
-    lab = _make_lab(folder / "lab", rounds)
-    stores = _make_store(folder / "store")
-    invite(lab, [init_hospital(folder / name, name, stores) for name in names])
-    issue_kits(lab)
-    joined = [_join(folder / name, lab) for name in names]
+    lab, store = make_quick_lab(folder / "lab", rounds), make_store(folder / "store")
+    joined = join_quickly([folder / name for name in names], lab, store)
     with _running(lab, joined, payload_bytes // 4):
         _run(lab, payload_bytes // 4)
     return _timings(json.loads((lab.state / "bench.json").read_text()), [_work(one) for one in joined])
 
 
-def _make_lab(folder: Path, rounds: int) -> Lab:
+def make_quick_lab(folder: Path, rounds: int) -> Lab:
+    """A lab on free ports of this machine, without stage 1."""
     study = Study().replace(
         {
             "syndromes": list(_SYNDROMES),
@@ -95,7 +93,7 @@ def _make_lab(folder: Path, rounds: int) -> Lab:
     return init_lab(folder, address, study, start, listen=address.replace("localhost", LOOPBACK), **ports)
 
 
-def _make_store(folder: Path) -> Path:
+def make_store(folder: Path) -> Path:
     """A few blank photos: somebody must be there to train on."""
     labels_N = torch.tensor([0, 1] * 10)
     blank_NCHW = torch.zeros(len(labels_N), 3, FACE_SIZE_PX, FACE_SIZE_PX, dtype=torch.uint8)
@@ -104,7 +102,14 @@ def _make_store(folder: Path) -> Path:
     return folder
 
 
-def _join(folder: Path, lab: Lab) -> Hospital:
+def join_quickly(folders: list[Path], lab: Lab, store: Path) -> list[Hospital]:
+    """Hospitals on free ports, named as their folders: made, invited and with the study approved."""
+    invite(lab, [init_hospital(folder, folder.name, store) for folder in folders])
+    issue_kits(lab)
+    return [_approved(folder, lab) for folder in folders]
+
+
+def _approved(folder: Path, lab: Lab) -> Hospital:
     settings = load_yaml(folder / "hospital.yaml")
     settings |= {"ports": {name: free_port() for name in Ports.model_fields}, "device": "cpu", "policy": _POLICY}
     (folder / "hospital.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
