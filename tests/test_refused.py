@@ -220,7 +220,12 @@ def test_another_bundle_is_refused_and_never_run(opened: Open, tmp_path: Path) -
             message = Message(content(hospital), grid.get_node_ids()[0], "train", ttl=60.0)
             ids = list(grid.push_messages([message]))
             replies: list[Message] = []
-            until(lambda: bool(replies.extend(grid.pull_messages(ids)) or replies))
+
+            def has_come() -> bool:
+                replies.extend(grid.pull_messages(ids))
+                return bool(replies)
+
+            until(has_come)
     finally:
         stop.set()
         thread.join(20)
