@@ -12,6 +12,7 @@ import httpx
 from flwr.supercore.constant import NodeStatus
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from bioface_core.errors import LabError
 from server.grid import Admin
@@ -82,7 +83,8 @@ class Overview:
         for row in self.hospitals:
             grid.add_row(*row)
         run = f"{self.status.study or 'no study'}: {self.status.state}, round {self.rounds}. {self.status.reason}"
-        return Group(grid, run, *(f"warning: {line}" for line in self.warnings))
+        # As text: what a reason has in brackets is no markup.
+        return Group(grid, *(Text(line) for line in (run, *(f"warning: {line}" for line in self.warnings))))
 
 
 def follow(lab: Lab, number: int, on_round: Callable[[int, int], None]) -> Ended:

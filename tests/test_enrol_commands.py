@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -107,6 +108,21 @@ def test_a_lab_says_who_is_invited(world: World, bioface: Bioface) -> None:
     before = world.lab.certificate.read_bytes()
     assert "start `bioface lab serve` again" in done(bioface("lab", "renew"))
     assert world.lab.certificate.read_bytes() != before
+
+
+def test_a_reason_is_shown_as_it_is(world: World, bioface: Bioface) -> None:
+    reason = "expected [down], [/not] markup"
+    (world.lab.state / "status.json").write_text(json.dumps({"state": "failed", "study": "small", "reason": reason}))
+    assert f"small: failed, round 0. {reason}" in " ".join(done(bioface("lab", "status")).split())
+
+
+def test_somebody_else_s_folder_is_named(bioface: Bioface, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", locked)
+    status, _, error = bioface("lab", "status", "--lab", "theirs")
+    assert (status, error) == (2, "bioface: theirs/lab.yaml is not this account's to use: be the one it belongs to\n")
 
 
 def test_a_review_changes_nothing_and_says_what_to_do(world: World, bioface: Bioface, tmp_path: Path) -> None:

@@ -143,6 +143,7 @@ def test_a_request_that_is_not_right_changes_nothing(
 
 
 def test_no_garbage_is_invited_nor_does_it_do_harm(world: World) -> None:
+    """The name is another than bonn signed, so that no request of these is genuine."""
     request, before, dice = world.folder / "bonn" / "join-request.json", world.lab.roster_file.read_bytes(), Random(0)
     whole = request.read_bytes().replace(b"bonn", b"jena")
     for _ in range(200):

@@ -53,6 +53,8 @@ def main() -> None:
         _fail(error, 2)
     except BioFaceError as error:
         _fail(error, 1)
+    except PermissionError as error:
+        _fail(UserError(f"{error.filename} is not this account's to use: be the one it belongs to"), 2)
     except KeyboardInterrupt:
         _fail(KeyboardInterrupt("interrupted; the same command goes on where it stopped"), 130)
 

@@ -85,7 +85,6 @@ def _suffer_one(stage: Stage, fault: Fault) -> Experience:
     logs = {path: path.stat().st_size for path in _logs(stage)}
     seen, began = len(_journal(stage)), time.monotonic()
     fault.make(stage)
-    made = time.monotonic()
     detected: list[float] = []
 
     def over() -> bool:
@@ -94,7 +93,7 @@ def _suffer_one(stage: Stage, fault: Fault) -> Experience:
         return _is_whole(stage, _journal(stage)[seen:], fault)
 
     survived = _wait(over)
-    recovered = time.monotonic() - made
+    recovered = time.monotonic() - began
     fault.mend(stage)
     lost = sum(entry["event"] == "failed" for entry in _journal(stage)[seen:])
     if fault.missing:
