@@ -16,10 +16,10 @@ from bioface_core.errors import HospitalError
 from bioface_core.files import replace_folder, write_text
 from bioface_core.identity import make_identity, make_node_key, public_hex
 from bioface_core.private import new_private_folder, refuse_occupied, write_secret
-from bioface_core.start import read_start
+from bioface_core.start import read_start, write_start
 from bioface_core.store import read_store
 from bioface_core.validation import explain
-from client.hospital import KIT_PARTS, Hospital, HospitalSettings, Kit, read_kit
+from client.hospital import KIT_FILES, Hospital, HospitalSettings, Kit, read_kit
 from client.policy import violations
 
 
@@ -60,9 +60,11 @@ def approve(hospital: Hospital, folder: Path) -> Kit:
     broken = violations(hospital.settings.policy, kit.study)
     if broken:
         raise HospitalError(f"{broken[0]}. Nothing was approved; `bioface hospital review {folder}` says more")
-    read_start(kit.start, kit.study)
+    start = read_start(kit.start, kit.study)
     with replace_folder(hospital.kit) as fresh:
-        _copy(folder, fresh)
+        for name in KIT_FILES:
+            shutil.copyfile(folder / name, fresh / name)
+        write_start(fresh / "start", start)  # what was read and compared, and nothing else that may lie there
     hospital.approvals.mkdir(mode=0o700, exist_ok=True)
     write_text(hospital.approvals / f"{kit.study.study_id}.json", json.dumps(_approval(kit), indent=1))
     return hospital.approved()
@@ -105,15 +107,6 @@ def _write_settings(hospital: Hospital) -> None:
     for word, value in (("NAME", hospital.settings.name), ("STORE", str(hospital.settings.store))):
         template = template.replace(f"<{word}>", json.dumps(value, ensure_ascii=False))
     write_text(hospital.folder / "hospital.yaml", template)
-
-
-def _copy(kit: Path, fresh: Path) -> None:
-    """The parts of a kit, and nothing else that may lie beside them."""
-    for part in KIT_PARTS:
-        if (kit / part).is_dir():
-            shutil.copytree(kit / part, fresh / part)
-        else:
-            shutil.copyfile(kit / part, fresh / part)
 
 
 def _approval(kit: Kit) -> dict[str, str]:

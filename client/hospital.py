@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from client.executor import NodeSettings
 
 _SETTINGS = "hospital.yaml"
-KIT_PARTS = ("kit.json", "study.yaml", "ca.crt", "start")
+KIT_FILES = ("kit.json", "study.yaml", "ca.crt")  # beside the folder `start`
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -181,7 +181,7 @@ def read_kit(folder: Path) -> Kit:
         HospitalError: no kit, a part is missing, or study or certificate are not those that the kit names.
     """
     label = _read_label(folder)
-    missing = [name for name in KIT_PARTS if not (folder / name).exists()]
+    missing = [name for name in (*KIT_FILES, "start") if not (folder / name).exists()]
     if missing:
         raise HospitalError(f"{folder} lacks {missing[0]}: ask the lab for the whole kit")
     try:

@@ -92,6 +92,7 @@ def test_checkout_and_wheel_agree(tmp_path: Path) -> None:
     assert told(CHECKOUT, "1") == told(install(tmp_path), "2") == here
 
 
+@pytest.mark.slow
 def test_one_character_makes_another_bundle(tmp_path: Path) -> None:
     installed = install(tmp_path)
     path = installed / "bioface_core" / "app" / "client" / "site.py"

@@ -27,7 +27,11 @@ Bioface = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return a_world(tmp_path_factory.mktemp("made"))
+    """With a study to start another lab from, and a hospital that is not invited yet."""
+    folder = tmp_path_factory.mktemp("made")
+    a_study_file(folder)
+    a_request(folder / "jena", "jena")
+    return a_world(folder)
 
 
 @pytest.fixture
@@ -53,8 +57,9 @@ def bioface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return type_
 
 
-def a_study_file(folder: Path, **model: object) -> str:
-    study = lab_study().replace({"model": {"base": "scratch", "norm": "group", "trainable": "all"} | model})
+def a_study_file(folder: Path) -> str:
+    """Of a study that a lab is made from in no time: without stage 1."""
+    study = lab_study().replace({"model": {"base": "scratch", "norm": "group", "trainable": "all"}})
     (folder / "tiny.yaml").write_text(study.to_yaml())
     return str(folder / "tiny.yaml")
 
@@ -94,8 +99,8 @@ def test_what_is_said_can_be_copied(world: World, bioface: Bioface, tmp_path: Pa
     shutil.copytree(world.lab.folder, lab)
     said = done(bioface("lab", "invite", "--lab", str(lab))).splitlines()
     assert said[:2] == [f"{name}: {lab / 'kits' / name}" for name in NAMES]
-    hospital = lab.parent / "jena"
-    said = done(bioface("hospital", "init", str(hospital), "--name", "jena", "--store", "store")).splitlines()
+    hospital = lab.parent / "ulm"
+    said = done(bioface("hospital", "init", str(hospital), "--name", "ulm", "--store", "store")).splitlines()
     assert said[0].startswith(f"{hospital} is made. Send {hospital / 'join-request.json'} to the lab")
 
 
@@ -240,8 +245,6 @@ def test_a_mistake_is_one_line_and_status_2(
     arguments: tuple[str, ...],
     line: str,
 ) -> None:
-    a_study_file(tmp_path)
-    a_request(tmp_path / "jena", "jena")
     before(tmp_path)
     roster = world.lab.roster_file.read_bytes()
     status, out, error = bioface(*arguments)
@@ -260,8 +263,9 @@ def test_what_is_left_out_is_asked_for(bioface: Bioface, arguments: tuple[str, .
     assert status == 2 and "Usage: " in out + error and "Traceback" not in error
 
 
-def test_a_hospital_joins_once(world: World, bioface: Bioface, tmp_path: Path) -> None:
+def test_a_hospital_joins_once(world: World, bioface: Bioface, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world.approve()
+    monkeypatch.setattr("client.join.FileLock", lambda path, timeout: FileLock(path, timeout=0))  # it waits a second
     with FileLock(tmp_path / "charite" / "state" / ".join.lock"):
         status, _, error = bioface("hospital", "join", "--at", "charite")
     assert status == 2 and "charite has joined already: stop the other `bioface hospital join` first" in error

@@ -224,10 +224,15 @@ def test_a_roster_with_another_key_is_not_approved(world: World, tmp_path: Path)
 
 
 def test_only_the_kit_is_copied(world: World) -> None:
+    """Whatever else was packed with it stays where it is."""
     (world.kit() / "surprise.sh").write_text("echo")
+    (world.kit() / "start" / "surprise.sh").write_text("echo")
+    (world.kit() / "start" / "nowhere").symlink_to(world.folder / "nowhere")
     world.approve()
     kit = world.folder / "charite" / "kit"
-    assert {path.name for path in kit.iterdir()} == {"kit.json", "study.yaml", "ca.crt", "start"}
+    assert {path.relative_to(kit).as_posix() for path in kit.rglob("*")} == {
+        *("kit.json", "study.yaml", "ca.crt", "start", "start/base.safetensors")
+    }
 
 
 def test_the_policy_is_asked_first(world: World, tmp_path: Path) -> None:
