@@ -18,7 +18,7 @@ from bioface_core import augment, loss, optimise
 from bioface_core.config import Study
 from bioface_core.evaluate import Counts, count, per_patient
 from bioface_core.layout import layout_of
-from bioface_core.model import Recogniser, random_directions, set_trainable, to_float
+from bioface_core.model import Recogniser, memory_format, random_directions, set_trainable, to_float
 from bioface_core.photos import PhotoSet, shuffled
 from bioface_core.sections import Speed
 from bioface_core.seeding import generator
@@ -70,8 +70,8 @@ class Learner:
         self._model.trunk.load_state_dict(base.trunk, strict=False)
         self._draw_prototypes()
         set_trainable(self._model, study.model.trainable)
-        layout_format = torch.channels_last if study.speed.channels_last else torch.contiguous_format
-        self._model = self._model.to(device, memory_format=layout_format)  # type: ignore[call-overload]
+        self._format = memory_format(study.model, study.speed.channels_last)
+        self._model = self._model.to(device, memory_format=self._format)  # type: ignore[call-overload]
         self._layout = layout_of(self._model)
         self._start = self._layout.flatten(self._model).cpu()
         self._device = torch.device(device)
@@ -196,6 +196,4 @@ class Learner:
 
     def _laid_out(self, photos_NCHW: Tensor) -> Tensor:
         """The batch in the memory layout the convolutions want."""
-        if not self.study.speed.channels_last:
-            return photos_NCHW
-        return photos_NCHW.contiguous(memory_format=torch.channels_last)
+        return photos_NCHW.contiguous(memory_format=self._format)

@@ -132,6 +132,14 @@ class Recogniser(nn.Module):
         return embeddings_ND
 
 
+def memory_format(model: Model, channels_last: bool = True) -> torch.memory_format:
+    """How a network and its batches lie in memory: channels last where that is wanted and of use.
+
+    Group norm is slower in it, and torch 2.15 crashes on it (CPU, backward) where a group is a single channel.
+    """
+    return torch.channels_last if channels_last and model.norm != "group" else torch.contiguous_format
+
+
 def to_float(photos_NCHW: Tensor) -> Tensor:
     """uint8 0..255 to float32 -1..1; floats pass."""
     return photos_NCHW.float().div_(127.5).sub_(1.0) if photos_NCHW.dtype == torch.uint8 else photos_NCHW

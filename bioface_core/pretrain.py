@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bioface_core import augment, loss
 from bioface_core.config import Study
-from bioface_core.model import Recogniser, SEResNet, initialise, random_directions
+from bioface_core.model import Recogniser, SEResNet, initialise, memory_format, random_directions
 from bioface_core.optimise import make_optimiser
 from bioface_core.photos import PhotoSet, shuffled
 from bioface_core.sections import Model
@@ -55,7 +55,7 @@ def pretrain(
     initialise(model.trunk, generator(study.seed, "initial weights"))
     directions_ID = random_directions(len(model.prototypes), config.embedding, generator(study.seed, "identities"))
     model.prototypes.data.copy_(directions_ID)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(device, memory_format=memory_format(config))  # type: ignore[call-overload]
     for epoch in _epochs(model, study, people):
         on_epoch(epoch)
     trunk = {name: tensor.cpu() for name, tensor in without_counters(model.trunk.state_dict()).items()}
@@ -112,7 +112,7 @@ def _step(
 ) -> tuple[Tensor, Tensor]:
     """One step; returns its loss and how many photos were identified, both on the device."""
     draws = augment.draw(len(batch), study.pretrain.augment, randomness).to(batch.labels_N.device)
-    photos_NCHW = augment.apply(batch.photos_NCHW, draws).contiguous(memory_format=torch.channels_last)
+    photos_NCHW = augment.apply(batch.photos_NCHW, draws).contiguous(memory_format=memory_format(study.model))
     cosines_NI = loss.cosines(model(photos_NCHW), model.prototypes)
     batch_loss = loss.arcface(cosines_NI, batch.labels_N, study.pretrain.scale, margin)
     optimiser.zero_grad()

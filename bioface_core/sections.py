@@ -219,7 +219,7 @@ class Speed(Section):
 
     Attributes:
         threads: CPU threads of each training process; one is fastest per core and the same everywhere.
-        channels_last: memory layout of convolutions.
+        channels_last: memory layout of convolutions; never used with ``norm: group``, which is slower in it.
         device: ``auto`` takes a GPU where there is one.
     """
 

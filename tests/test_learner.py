@@ -109,6 +109,14 @@ def test_channels_last_changes_rounding_only() -> None:
     torch.testing.assert_close(*vectors, rtol=0, atol=2e-3)
 
 
+@pytest.mark.parametrize("stem", ["face", "strided"])
+def test_group_norm_trains_where_a_group_is_one_channel(stem: str) -> None:
+    """Channels last, torch 2.15 ends the process here."""
+    narrow = study(model={"width": 0.125, "norm": "group", "base": "scratch", "stem": stem}, loss={"mode": "arcface"})
+    student = learner(narrow)
+    assert student.train(student.start(), stripes(8, 2), 1, "hospital-1").delta.isfinite().all()
+
+
 def test_weights_hold_the_vector_and_the_frozen_rest() -> None:
     student = learner(study())
     vector = student.start() + 1
