@@ -92,9 +92,7 @@ def run_link(settings: LinkSettings) -> None:
     vars(superlink)["_get_middleware"] = _needed_middleware
     SqlLinkState.activate_node = _activate_anew  # type: ignore[assignment, method-assign]
     app = superlink.create_app(_flower_settings(settings), SuperLinkLifespan)
-    loop = uvicorn.Config(app).get_loop_factory()  # the fastest that is installed
-    with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(_serve(app, settings))
+    asyncio.run(_serve(app, settings))
 
 
 def _activate_anew(state: SqlLinkState, node_id: int, heartbeat_interval: float) -> bool:
