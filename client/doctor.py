@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from rich.table import Table
 from rich.text import Text
 
+from bioface_core.address import host_and_port
 from bioface_core.errors import UserError
 from bioface_core.store import as_studied, read_store
 from client import connection
@@ -62,17 +63,17 @@ def describe(findings: Sequence[Finding]) -> Table:
 
 def check_keys(hospital: Hospital) -> Verdict:
     """Are the keys there, readable by their owner alone, and whole?"""
-    for path in (hospital.identity_key, hospital.node_key, hospital.secret):
+    for path in hospital.secrets:
         if not path.is_file():
             return fault(f"{path} is missing", _LOST_KEY)
-    for path in (hospital.identity_key.parent, hospital.identity_key, hospital.node_key, hospital.secret):
+    for path in (hospital.keys, *hospital.secrets):
         if path.stat().st_mode & 0o077:
             return fault(f"{path} can be read by others", f"chmod go= {path}")
     try:
         _public_halves(hospital)
     except (ValueError, TypeError) as error:
         return fault(f"a key cannot be read ({error})", _LOST_KEY)
-    return fine("identity key, node key and secret are there, for their owner alone")
+    return fine("identity key, node key and secrets are there, for their owner alone")
 
 
 def check_join_request(hospital: Hospital) -> Verdict:
@@ -237,8 +238,7 @@ def _public_halves(hospital: Hospital) -> tuple[str, str]:
 
 
 def _lab(hospital: Hospital) -> LabAddress:
-    host, _, port = hospital.node.superlink.rpartition(":")
-    return LabAddress(host.strip("[]"), int(port), hospital.node.authority)
+    return LabAddress(*host_and_port(hospital.node.superlink), hospital.node.authority)
 
 
 def _joined(hospital: Hospital) -> bool:

@@ -91,7 +91,7 @@ def _fill(hospital: Hospital) -> None:
     identity = make_identity(hospital.identity_key)
     node_key = make_node_key(hospital.node_key)
     write_secret(hospital.secret, secrets.token_hex(32).encode("ascii"))
-    write_secret(hospital.keys / "rounding.secret", secrets.token_bytes(32))
+    write_secret(hospital.rounding_secret, secrets.token_bytes(32))
     made_at = datetime.now(UTC).isoformat(timespec="seconds")
     asked = JoinRequest(
         name=hospital.settings.name, identity_key=public_hex(identity), node_key=node_key, made_at=made_at

@@ -109,6 +109,7 @@ class Hospital:
         self.state, self.logs = folder / "state", folder / "logs"
         self.identity_key, self.node_key = self.keys / "identity.key", self.keys / "node.key"
         self.secret, self.memory = self.keys / "superexec.secret", self.state / "memory.sqlite"
+        self.rounding_secret = self.keys / "rounding.secret"
 
     @staticmethod
     def open(folder: Path) -> Hospital:
@@ -134,9 +135,14 @@ class Hospital:
         return public_hex(read_identity(self.identity_key, HospitalError))
 
     @property
+    def secrets(self) -> tuple[Path, ...]:
+        """Every file that nobody but this account may read."""
+        return self.identity_key, self.node_key, self.secret, self.rounding_secret
+
+    @property
     def rounding_key(self) -> bytes:
         """A secret that is the same as long as the hospital is."""
-        return read_secret(self.keys / "rounding.secret", HospitalError)
+        return read_secret(self.rounding_secret, HospitalError)
 
     def approved(self) -> Kit:
         """The kit of the approved study.

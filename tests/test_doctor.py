@@ -124,6 +124,7 @@ def make_keys(folder: Path) -> tuple[str, str]:
         "identity.key": identity.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
         "node.key": node.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()),
         "superexec.secret": b"0" * 64,
+        "rounding.secret": b"0" * 32,
     }
     for name, content in keys.items():
         path = folder / "keys" / name

@@ -38,7 +38,8 @@ from server.lab import Lab
 from server.link import PublicGuard, _flower_settings
 from server.process import hospitals_by_node
 from server.rounds import Event
-from simulation.deploy.timings import environment, join_quickly, make_quick_lab
+from simulation.deploy.timings import join_quickly, make_quick_lab
+from simulation.rehearse.stage import child_environment
 from tests.test_fleet import _listening
 
 pytestmark = [
@@ -136,7 +137,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     app = create_app(_flower_settings(lab.link), SuperLinkLifespan)
     recorder = Recorder(PublicGuard(app))
     log = hospital.logs / "children.out"
-    children = [Child(name, on_machine(name, hospital.folder), environment(), log) for name in ("node", "site")]
+    children = [Child(name, on_machine(name, hospital.folder), child_environment(), log) for name in ("node", "site")]
     events: list[Event] = []
     with (
         _listening(app, lab.settings.admin_port, lab.link, "on"),

@@ -31,7 +31,8 @@ from server.grid import Admin, server_task
 from server.lab import Lab
 from server.link import ADMIN_HEADER
 from simulation.deploy.payload import PayloadLearner
-from simulation.deploy.timings import environment, join_quickly, make_quick_lab, make_store
+from simulation.deploy.timings import join_quickly, make_quick_lab, make_store
+from simulation.rehearse.stage import child_environment
 from tests.certificates import make_authority
 
 pytestmark = pytest.mark.slow
@@ -67,7 +68,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
     folder = tmp_path_factory.mktemp("refused")
     lab = make_quick_lab(folder / "lab", rounds=1)
     hospital = join_quickly([folder / "hospital-1"], lab, make_store(folder / "store"))[0]
-    link = Child("superlink", command("link", str(lab.folder)), environment(), lab.logs / "superlink.out")
+    link = Child("superlink", command("link", str(lab.folder)), child_environment(), lab.logs / "superlink.out")
     link.start()
     admin = Admin(lab.admin)
     try:
@@ -210,7 +211,7 @@ def test_another_bundle_is_refused_and_never_run(opened: Open, tmp_path: Path) -
     approved = hospital.approved().bundle_sha256
     refused = list[Code]()
     loop = TaskLoop(hospital.settings.ports.runtime, hospital.secret, approved, answer, refused.append)
-    node = Child("node", command("node", str(hospital.folder)), environment(), hospital.logs / "node.out")
+    node = Child("node", command("node", str(hospital.folder)), child_environment(), hospital.logs / "node.out")
     thread = threading.Thread(target=loop.run, args=(stop,))
     node.start()
     thread.start()

@@ -8,7 +8,6 @@ round's training is taken, from the request to the sum; evaluation and checkpoin
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -26,18 +25,17 @@ from bioface_core.config import Study, load_yaml
 from bioface_core.photos import FACE_SIZE_PX, Demographics, PhotoSet
 from bioface_core.start import Start
 from bioface_core.store import Store, write_store
-from bioface_core.supervise import Child, command, import_path, stop_all
+from bioface_core.supervise import Child, command, stop_all
 from bioface_core.weights import random_base
 from client.enrol import approve, init_hospital
 from client.hospital import Hospital, Ports
 from server.grid import Admin
 from server.lab import Lab
 from server.provision import init_lab, invite, issue_kits
-from simulation.rehearse.stage import LOOPBACK, free_port
+from simulation.rehearse.stage import LENIENT, LOOPBACK, child_environment, free_port
 
 _SYNDROMES, _EMBEDDING = ("down", "noonan"), 8
 _START_S, _RUN_S = 120.0, 600.0
-_POLICY = {"fewest_patients": 1, "fewest_patients_per_class": 1, "metrics": ["loss", "counts"]}
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def join_quickly(folders: list[Path], lab: Lab, store: Path) -> list[Hospital]:
 
 def _approved(folder: Path, lab: Lab) -> Hospital:
     settings = load_yaml(folder / "hospital.yaml")
-    settings |= {"ports": {name: free_port() for name in Ports.model_fields}, "device": "cpu", "policy": _POLICY}
+    settings |= {"ports": {name: free_port() for name in Ports.model_fields}, "device": "cpu", "policy": LENIENT}
     (folder / "hospital.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     approve(Hospital.open(folder), lab.kits / folder.name)
     return Hospital.open(folder)
@@ -120,16 +118,16 @@ def _approved(folder: Path, lab: Lab) -> Hospital:
 @contextmanager
 def _running(lab: Lab, joined: list[Hospital], values: int) -> Iterator[None]:
     """SuperLink, SuperNodes and sites, with every node registered."""
-    link = Child("superlink", command("link", str(lab.folder)), environment(), lab.logs / "superlink.out")
+    link = Child("superlink", command("link", str(lab.folder)), child_environment(), lab.logs / "superlink.out")
     children = [link]
     try:
         link.start()
         _register(lab)
         for hospital in joined:
             log = hospital.logs / "bench.out"
-            children.append(Child("node", command("node", str(hospital.folder)), environment(), log))
+            children.append(Child("node", command("node", str(hospital.folder)), child_environment(), log))
             site = [*_role("site"), str(hospital.folder), str(values)]
-            children.append(Child("site", site, environment(), log))
+            children.append(Child("site", site, child_environment(), log))
         for child in children[1:]:
             child.start()
         yield
@@ -154,19 +152,11 @@ def _register(lab: Lab) -> None:
 
 def _run(lab: Lab, values: int) -> None:
     """The ServerApp, in a process of its own, whose memory is measured."""
-    log = (lab.logs / "bench.out").open("wb")
-    arguments = [*_role("serverapp"), str(lab.folder), str(values)]
-    with log:
-        done = subprocess.run(
-            arguments, env=environment(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, timeout=_RUN_S, check=False
-        )
+    arguments, environment = [*_role("serverapp"), str(lab.folder), str(values)], child_environment()
+    with (lab.logs / "bench.out").open("wb") as log:
+        done = subprocess.run(arguments, env=environment, stdout=log, stderr=log, timeout=_RUN_S, check=False)
     if done.returncode:
         raise RuntimeError(f"the run failed; see {lab.logs / 'bench.out'}")
-
-
-def environment() -> dict[str, str]:
-    """One thread for each process, as stock Flower's have."""
-    return dict(os.environ) | {"PYTHONPATH": import_path(), "OMP_NUM_THREADS": "1"}
 
 
 def _role(name: str) -> list[str]:

@@ -31,7 +31,7 @@ from simulation.rehearse.cable import Cable
 from simulation.stage1 import make_start
 
 LOOPBACK = "127.0.0.1"
-_POLICY = {"fewest_patients": 1, "fewest_patients_per_class": 1, "metrics": ["loss", "counts"]}
+LENIENT = {"fewest_patients": 1, "fewest_patients_per_class": 1, "metrics": ["loss", "counts"]}
 
 
 @dataclass
@@ -127,7 +127,7 @@ def _make_hospital(folder: Path, lab: Lab, cable: Cable) -> Hospital:
     """A hospital on free ports, whose cable leads to the lab and whose rules fit its few phantoms."""
     settings = load_yaml(folder / "hospital.yaml")
     ports = {name: free_port() for name in Ports.model_fields}
-    settings |= {"address": f"localhost:{cable.port}", "ports": ports, "device": "cpu", "policy": _POLICY}
+    settings |= {"address": f"localhost:{cable.port}", "ports": ports, "device": "cpu", "policy": LENIENT}
     (folder / "hospital.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     approve(Hospital.open(folder), lab.kits / folder.name)
     return Hospital.open(folder)
