@@ -14,7 +14,10 @@ import typer.main
 from bioface_core.cli import app
 from bioface_core.config import parse_override
 from bioface_core.messages import Code
+from client.hospital import HospitalSettings, Ports
+from client.policy import Policy
 from server.journal import Entry
+from server.lab import LabSettings
 from tests.study_reference import keys, page
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -96,6 +99,14 @@ def test_every_setting_is_documented() -> None:
     missing = [key for key in keys() if f"| `{key}` |" not in found]
     assert not missing
     assert found == page(), "run: python -m tests.study_reference > docs/reference/study.md"
+
+
+def test_every_setting_of_lab_and_hospital_is_documented() -> None:
+    found = (REFERENCE / "lab-and-hospital.md").read_text()
+    policy = [f"policy.{name}" for name in Policy.model_fields]
+    ports = [f"ports.{name}" for name in Ports.model_fields]
+    names = [*LabSettings.model_fields, *HospitalSettings.model_fields, *policy, *ports]
+    assert [name for name in names if name not in ("policy", "ports") and f"| `{name}` |" not in found] == []
 
 
 def test_every_event_and_code_is_documented() -> None:
