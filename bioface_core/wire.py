@@ -37,6 +37,7 @@ VERSION = 1
 
 _SERIALISATION = "bioface.raw"
 _NUMPY: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "int64": np.dtype("<i8")}
+_FOLDED, _FOLDED_BYTES = "flat.", 2**20
 _CHUNK = 2**18  # values at a time: float64 copies stay in the processor's cache
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _INT64 = range(-(2**63), 2**63)  # databases and tensors hold no more, though Flower's records do
@@ -102,6 +103,39 @@ def unpack_reply(record: RecordDict, contract: Contract, asked: Ticket) -> Reply
 def payload_bytes(record: RecordDict) -> int:
     """How many bytes of arrays a message carries; a header of a few hundred comes on top."""
     return sum(len(array.data) for arrays in record.array_records.values() for array in arrays.values())
+
+
+def fold(record: RecordDict) -> RecordDict:
+    """A message as it travels over a network: a small array within the header.
+
+    Flower sends every record, array and chunk on its own, and a network's cost is that of requests: so there are three
+    in place of six. A large array stays as it is, for it travels in chunks. Anything else than a message stays, too.
+    """
+    header, arrays = record.get("header"), record.get("arrays")
+    if not isinstance(header, ConfigRecord) or not isinstance(arrays, ArrayRecord) or arrays.keys() != {"flat"}:
+        return record
+    array = arrays["flat"]
+    if len(array.data) > _FOLDED_BYTES:
+        return record
+    shape = [int(length) for length in array.shape]
+    folded: dict[str, Any] = {"dtype": array.dtype, "shape": shape, "stype": array.stype, "data": array.data}
+    return RecordDict({"header": ConfigRecord(dict(header) | {_FOLDED + name: folded[name] for name in folded})})
+
+
+def unfold(record: RecordDict) -> RecordDict:
+    """What was folded; anything else is given back for the strict readers to refuse."""
+    header = record.get("header")
+    if record.keys() != {"header"} or not isinstance(header, ConfigRecord):
+        return record
+    parts: dict[str, Any] = {name: header.get(_FOLDED + name) for name in ("dtype", "shape", "stype", "data")}
+    kinds = {"dtype": str, "shape": list, "stype": str, "data": bytes}
+    if any(type(parts[name]) is not kind for name, kind in kinds.items()):
+        return record
+    if any(type(length) is not int for length in parts["shape"]):
+        return record
+    kept = {name: value for name, value in header.items() if name not in {_FOLDED + kind for kind in kinds}}
+    array = Array(parts["dtype"], tuple(parts["shape"]), parts["stype"], parts["data"])
+    return RecordDict({"header": ConfigRecord(kept), "arrays": ArrayRecord({"flat": array})})
 
 
 def norm(vector: Tensor) -> float:

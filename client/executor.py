@@ -43,6 +43,7 @@ from flwr.supernode.start_client_internal import _pull_and_store_message
 from bioface_core.logs import say
 from bioface_core.messages import Code
 from bioface_core.waits import shorten_waits
+from bioface_core.wire import fold, unfold
 from client.app import refusal
 
 _log = logging.getLogger("bioface.executor")
@@ -181,7 +182,12 @@ class TaskLoop:
         context, sub_status = None, SubStatus.FAILED
         try:
             message, context, _, bundle = pull_task_input(client)
-            push_message(client, self._checked_answer(message, context, bundle.content), context)
+            if message.has_content():
+                message.content = unfold(message.content)
+            reply = self._checked_answer(message, context, bundle.content)
+            if reply.has_content():
+                reply.content = fold(reply.content)
+            push_message(client, reply, context)
             sub_status = SubStatus.COMPLETED
         finally:
             push_task_output(client=client, context=context, sub_status=sub_status, details="")

@@ -65,6 +65,7 @@ from flwr.superlink.grid import HttpGrid
 from bioface_core.errors import RoundError
 from bioface_core.messages import Code, demand
 from bioface_core.waits import shorten_waits
+from bioface_core.wire import fold, unfold
 from server.link import ADMIN_HEADER
 
 _log = logging.getLogger("bioface.grid")
@@ -147,6 +148,13 @@ class LinkGrid(HttpGrid):
     def get_node_ids(self) -> list[int]:
         """The connected nodes."""
         return list(self.activations())
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Sends messages, folded."""
+        folded = list(messages)
+        for message in folded:
+            message.content = fold(message.content)
+        return list(super().push_messages(folded))
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
         """The replies that are there, each fetched when the caller comes to it."""
@@ -237,7 +245,7 @@ def _read(proto: ProtoMessage, contents: dict[str, bytes]) -> Message:
         metadata = metadata_from_proto(proto.metadata)
         if message.has_error():
             return make_message(metadata, error=message.error)
-        return make_message(metadata, content=message.content)
+        return make_message(metadata, content=unfold(message.content))
     except Exception as error:  # of many kinds: whatever Flower raises on what it cannot read
         _log.warning("a reply cannot be read (%s)", type(error).__name__)
         return make_message(metadata_from_proto(proto.metadata), error=Error(ErrorCode.UNKNOWN, Code.MALFORMED.value))

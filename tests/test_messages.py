@@ -28,12 +28,13 @@ from bioface_core.messages import (
     Ticket,
     Update,
 )
-from bioface_core.wire import norm, pack_reply, pack_request, payload_bytes, unpack_reply, unpack_request
+from bioface_core.wire import fold, norm, pack_reply, pack_request, payload_bytes, unfold, unpack_reply, unpack_request
 
 CONTRACT = Contract("a" * 64, "b" * 64, size=7, classes=3, rounds=5, norm_bound=10.0)
 TRAIN = Ticket(CONTRACT.study_id, "run", 2, 1, Phase.TRAIN)
 EVALUATE = replace(TRAIN, phase=Phase.EVALUATE)
 VECTOR = torch.linspace(-1, 1, 7)
+REQUEST = pack_request(Request(TRAIN, CONTRACT.schema, VECTOR))
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -250,3 +251,26 @@ def test_the_norm_is_the_norm(values: list[float]) -> None:
 
 def test_a_norm_over_several_chunks() -> None:
     assert norm(torch.ones(2**20)) == 2**10
+
+
+@pytest.mark.parametrize("record", [pack_reply(update()), pack_reply(evaluation()), REQUEST])
+def test_what_is_folded_unfolds_to_the_same(record: RecordDict) -> None:
+    folded = fold(record)
+    assert folded.keys() == {"header"}, "one record in place of two, and no array"
+    assert unfold(folded) == record
+    assert unfold(record) == record and fold(folded) == folded
+
+
+def test_a_large_array_stays_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = pack_reply(update())
+    monkeypatch.setattr("bioface_core.wire._FOLDED_BYTES", payload_bytes(record) - 1)
+    assert fold(record) is record
+
+
+@pytest.mark.parametrize("name", ["flat.dtype", "flat.shape", "flat.stype", "flat.data"])
+@pytest.mark.parametrize("value", [None, 1, 1.5, "x", b"x", [1], ["x"]])
+def test_what_cannot_be_unfolded_is_refused(name: str, value: Any) -> None:
+    header = dict(fold(pack_reply(update()))["header"]) | {name: value}
+    changed = {key: kept for key, kept in header.items() if kept is not None}
+    with pytest.raises(WireError):
+        unpack_reply(unfold(RecordDict({"header": ConfigRecord(changed)})), CONTRACT, TRAIN)
