@@ -25,7 +25,9 @@ from bioface_core.sections import (
     Model,
     Name,
     Pretrain,
+    Privacy,
     Section,
+    SecureSum,
     Simulation,
     Speed,
     Train,
@@ -59,6 +61,8 @@ class Study(Section):
     train: Train = Train()
     pretrain: Pretrain = Pretrain()
     federation: Federation = Federation()
+    privacy: Privacy = Privacy()
+    secure: SecureSum = SecureSum()
     speed: Speed = Speed()
     simulation: Simulation = Simulation()
 
@@ -69,6 +73,21 @@ class Study(Section):
             repeated = {name for name in names if names.count(name) > 1}
             if repeated:
                 raise ValueError(f"{where} names {', '.join(sorted(repeated))} more than once: name each once")
+        return self
+
+    @model_validator(mode="after")
+    def _patients_stay_apart(self) -> Study:
+        if self.privacy.unit != "patient":
+            return self
+        if self.loss.mode not in ("ce", "arcface") and self.loss.metric == "triplet":
+            raise ValueError(
+                "loss.metric is triplet, which compares the patients of a batch, so that clipping bounds nobody's part: "
+                "set loss.metric: pull, or privacy.unit: none"
+            )
+        if self.model.norm == "batch":
+            raise ValueError(
+                "model.norm is batch, which mixes the patients of a batch: set model.norm: frozen, or group with scratch"
+            )
         return self
 
     @property

@@ -166,11 +166,30 @@ def set_trainable(model: Recogniser, part: str) -> None:
 
     Args:
         model: whose ``requires_grad`` is set.
-        part: ``all``, ``last-stage`` (last stage, embedding layer and prototypes) or ``head`` (the latter two).
+        part: ``all``, ``last-stage`` (last stage, embedding layer and prototypes), ``head`` (the latter two), or
+            ``se+bias`` (squeeze and excitation, biases, PReLU slopes and prototypes).
     """
+    if part == "se+bias":
+        return _open_only(model, _small_tensors(model.trunk))
     first = {"all": -1, "last-stage": _last_stage(model.trunk), "head": len(model.trunk.body)}[part]
     for name, parameter in model.trunk.named_parameters():
         parameter.requires_grad_(_depth_of(name, model.trunk) >= first)
+
+
+def _open_only(model: Recogniser, names: set[str]) -> None:
+    for name, parameter in model.trunk.named_parameters():
+        parameter.requires_grad_(name in names)
+
+
+def _small_tensors(trunk: SEResNet) -> set[str]:
+    """Names of what is small and touches every layer: squeeze and excitation, biases, PReLU slopes."""
+    small = {
+        f"{path}.{name}"
+        for path, module in trunk.named_modules()
+        if isinstance(module, SqueezeExcite | nn.PReLU)
+        for name, _ in module.named_parameters()
+    }
+    return small | {name for name, _ in trunk.named_parameters() if name.endswith(".bias")}
 
 
 def make_norm(config: Model, channels: int) -> nn.Module:

@@ -37,7 +37,8 @@ class Model(Section):
             training in one place only.
         base: ``pretrain`` (run stage 1 first), ``scratch``, or a file of weights (ours, or the IR-SE-50 layout).
         base_sha256: hash of the base, filled in when it is known.
-        trainable: what trains and travels: ``all`` that is not frozen, the ``last-stage`` and head, or the ``head``.
+        trainable: what trains and travels: ``all`` that is not frozen, the ``last-stage`` and head, the ``head``, or
+            ``se+bias``: squeeze and excitation, biases, PReLU slopes and prototypes.
     """
 
     depth: Literal[10, 18, 34, 50] = 18
@@ -49,7 +50,7 @@ class Model(Section):
     norm: Literal["frozen", "group", "batch"] = "frozen"
     base: str = "pretrain"
     base_sha256: Hash | None = None
-    trainable: Literal["all", "last-stage", "head"] = "all"
+    trainable: Literal["all", "last-stage", "se+bias", "head"] = "all"
 
     @model_validator(mode="after")
     def _frozen_needs_a_base(self) -> Model:
@@ -200,6 +201,42 @@ class Federation(Section):
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.6
     deadline_s: Positive = 600.0
     norm_bound: Positive = 100.0
+
+
+class Privacy(Section):
+    """Differential privacy: whose presence the shared model may not betray, and how much of it it may.
+
+    Attributes:
+        unit: ``none``; ``patient``: every hospital clips and noises each step of its training (DP-SGD), so that what
+            leaves is (epsilon, delta)-private for each of its patients; ``hospital``: the server clips and noises the
+            sum of the updates, for simulations with many hospitals.
+        epsilon: spent by the whole study; the noise is chosen so that all its rounds together stay below.
+        delta: the share of luck that epsilon allows for; far below one over the number of patients.
+        clip: longest gradient of a patient, or longest update of a hospital, Euclidean.
+        batch: patients in a step, on average: each is drawn on its own (Poisson sampling).
+        steps: of each hospital in each round.
+    """
+
+    unit: Literal["none", "patient", "hospital"] = "none"
+    epsilon: Positive = 8.0
+    delta: Share = 1e-5
+    clip: Positive = 1.0
+    batch: Count = 32
+    steps: Count = 10
+
+
+class SecureSum(Section):
+    """Secure aggregation: the server learns the sum of the hospitals' updates and counts, and no hospital's own.
+
+    Attributes:
+        on: whether every reply is masked.
+        threshold: more than this share of the hospitals must survive a round, and so many together can open a mask.
+        largest_weight: patients at which a hospital's weight is cut off; the fixed point is laid out for it.
+    """
+
+    on: bool = False
+    threshold: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
+    largest_weight: Annotated[int, Field(ge=1, le=2**20)] = 1000
 
 
 class Member(Section):
