@@ -81,14 +81,19 @@ class Study(Section):
             return self
         if self.loss.mode not in ("ce", "arcface") and self.loss.metric == "triplet":
             raise ValueError(
-                "loss.metric is triplet, which compares the patients of a batch, so that clipping bounds nobody's part: "
+                "loss.metric is triplet, which compares the patients of a batch: clipping would bound nobody's part; "
                 "set loss.metric: pull, or privacy.unit: none"
             )
         if self.model.norm == "batch":
             raise ValueError(
-                "model.norm is batch, which mixes the patients of a batch: set model.norm: frozen, or group with scratch"
+                "model.norm is batch, which mixes the patients of a batch: set frozen, or group with scratch"
             )
         return self
+
+    @property
+    def update_bound(self) -> float:
+        """Largest Euclidean norm of an update."""
+        return self.privacy.clip if self.privacy.unit == "hospital" else self.federation.norm_bound
 
     @property
     def study_id(self) -> str:

@@ -8,23 +8,28 @@ Legend: N photos, B photos of a step, K syndromes, D embedding, I identities, n 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bioface_core import augment, loss, optimise
+from bioface_core.accounting import Plan
+from bioface_core.clipping import LossOf
 from bioface_core.config import Study
 from bioface_core.evaluate import Counts, count, per_patient
 from bioface_core.layout import layout_of
 from bioface_core.model import Recogniser, memory_format, random_directions, set_trainable, to_float
 from bioface_core.photos import PhotoSet, shuffled
+from bioface_core.privacy import Patients, check_private, noisy_gradients
+from bioface_core.secret import SecretRandom
 from bioface_core.sections import Speed
 from bioface_core.seeding import generator
 from bioface_core.weights import Base, without_counters
 
 _EMBED_BATCH = 64
+_TRUNK = "trunk."  # before the names of the trunk's parameters
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class LocalResult:
 
     Attributes:
         delta: trained minus received, float32 (n,), on the CPU.
-        loss: mean over the steps on patients.
+        loss: mean over the steps on patients; 0 where the training was private, for it would betray them.
     """
 
     delta: Tensor
@@ -59,6 +64,9 @@ class Learner:
         base: where the trunk starts from.
         identities: public or phantom people, labels counting ``base.identities_ID``; needed where the loss identifies.
         device: where it lives.
+
+    Raises:
+        ConfigError: the study is private for each patient, and the network mixes them.
     """
 
     def __init__(
@@ -70,6 +78,8 @@ class Learner:
         self._model.trunk.load_state_dict(base.trunk, strict=False)
         self._draw_prototypes()
         set_trainable(self._model, study.model.trainable)
+        if study.privacy.unit == "patient":
+            check_private(self._model)
         self._format = memory_format(study.model, study.speed.channels_last)
         self._model = self._model.to(device, memory_format=self._format)  # type: ignore[call-overload]
         self._layout = layout_of(self._model)
@@ -93,7 +103,15 @@ class Learner:
         """The vector before training, float32 CPU (n,): a function of the base and ``study.seed``."""
         return self._start.clone()
 
-    def train(self, vector: Tensor, photos: PhotoSet, round_: int, stream: str) -> LocalResult:
+    def train(
+        self,
+        vector: Tensor,
+        photos: PhotoSet,
+        round_: int,
+        stream: str,
+        plan: Plan | None = None,
+        secret: SecretRandom | None = None,
+    ) -> LocalResult:
         """Trains for one round.
 
         Args:
@@ -101,6 +119,8 @@ class Learner:
             photos: this hospital's training photos, on this device.
             round_: 1 for the first.
             stream: names the random stream, the hospital's name.
+            plan: makes it private for each patient; None trains plainly.
+            secret: who is drawn, and the noise, where there is a plan; None takes it from the operating system.
 
         Returns:
             The change and the mean loss.
@@ -110,16 +130,12 @@ class Learner:
         self._layout.load(self._model, vector)
         self._model.train()
         optimiser = optimise.Optimiser(self._model, self.study.train, progress)
-        total, steps = torch.zeros((), device=self._device), 0
-        present_K = torch.bincount(photos.labels_N, minlength=self.classes) > 0
-        for steps, indices_B in enumerate(self._positions(photos, randomness), start=1):
-            patient_loss = self._patient_loss(photos.take(indices_B.to(self._device)), present_K, progress, randomness)
-            optimiser.step(self._with_identification(patient_loss, steps, randomness))
-            total += patient_loss.detach()
-            if self._alternates(steps):
-                optimiser.step(self._identification_loss(randomness))
-        delta = self._layout.flatten(self._model).cpu() - vector.cpu()
-        return LocalResult(delta, float(total) / max(1, steps))
+        if plan is None:
+            loss_ = self._passes(photos, optimiser, progress, randomness)
+        else:
+            self._private_steps(photos, optimiser, progress, randomness, plan, secret or SecretRandom())
+            loss_ = 0.0
+        return LocalResult(self._layout.flatten(self._model).cpu() - vector.cpu(), loss_)
 
     def evaluate(self, vector: Tensor, photos: PhotoSet) -> Counts:
         """Ranks the syndromes for every patient.
@@ -150,6 +166,53 @@ class Learner:
         self._layout.load(self._model, vector)
         return {name: tensor.cpu() for name, tensor in without_counters(self._model.state_dict()).items()}
 
+    def _passes(
+        self, photos: PhotoSet, optimiser: optimise.Optimiser, progress: float, randomness: torch.Generator
+    ) -> float:
+        """Passes over the photos; gives the mean loss on patients."""
+        total, steps = torch.zeros((), device=self._device), 0
+        present_K = torch.bincount(photos.labels_N, minlength=self.classes) > 0
+        for steps, indices_B in enumerate(self._positions(photos, randomness), start=1):
+            patient_loss = self._patient_loss(photos.take(indices_B.to(self._device)), present_K, progress, randomness)
+            public_loss = self._summed_identification(randomness)
+            optimiser.step(patient_loss if public_loss is None else patient_loss + public_loss)
+            total += patient_loss.detach()
+            if self._alternates(steps):
+                optimiser.step(self._identification_loss(randomness))
+        return float(total) / max(1, steps)
+
+    def _private_steps(
+        self,
+        photos: PhotoSet,
+        optimiser: optimise.Optimiser,
+        progress: float,
+        randomness: torch.Generator,
+        plan: Plan,
+        secret: SecretRandom,
+    ) -> None:
+        """Steps of DP-SGD, and what identification adds to them, which sees no patient."""
+        patients, loss_of = Patients.of(photos.patients_N), self._loss_of_one(progress)
+        heads = {"prototypes": self._model.prototypes}
+        for step in range(1, plan.steps + 1):
+            batch = photos.take(patients.draw(plan.sampling_rate, secret).to(self._device))
+            views_NCHW = self._augmented(batch.photos_NCHW, randomness)
+            trunk = self._model.trunk
+            gradients = noisy_gradients(trunk, heads, views_NCHW, batch.labels_N, loss_of, plan, secret)
+            named = {name if name in heads else _TRUNK + name: gradient for name, gradient in gradients.items()}
+            optimiser.step_along(named, self._summed_identification(randomness))
+            if self._alternates(step):
+                optimiser.step(self._identification_loss(randomness))
+
+    def _loss_of_one(self, progress: float) -> LossOf:
+        """The cross-loss of one patient. No syndrome counts as absent: which ones are is what a patient may betray."""
+        settings, margin = self.study.loss, loss.margin_at(self.study.loss, progress)
+        every_K = torch.ones(self.classes, dtype=torch.bool, device=self._device)
+
+        def loss_of(embedding_1D: Tensor, label_1: Tensor, heads: Mapping[str, Tensor]) -> Tensor:
+            return loss.syndrome_loss(embedding_1D, label_1, heads["prototypes"], every_K, settings, margin)
+
+        return loss_of
+
     def _positions(self, photos: PhotoSet, randomness: torch.Generator) -> Iterator[Tensor]:
         """Positions of each step's photos, epoch after epoch."""
         for _ in range(self.study.train.epochs):
@@ -165,11 +228,11 @@ class Learner:
         prototypes_KD = self._model.prototypes
         return loss.syndrome_loss(embeddings_BD, batch.labels_N, prototypes_KD, present_K, self.study.loss, margin)
 
-    def _with_identification(self, patient_loss: Tensor, step: int, randomness: torch.Generator) -> Tensor:
-        """Adds the identification term where the mode sums the two."""
+    def _summed_identification(self, randomness: torch.Generator) -> Tensor | None:
+        """The identification term where the mode sums the two."""
         if self._identities is None or self.study.loss.mode != "cross-sum":
-            return patient_loss
-        return patient_loss + self.study.loss.identification_weight * self._identification_loss(randomness)
+            return None
+        return self.study.loss.identification_weight * self._identification_loss(randomness)
 
     def _alternates(self, step: int) -> bool:
         """Whether an identification step follows this one."""
@@ -186,6 +249,8 @@ class Learner:
         return loss.arcface(cosines_BI, people.labels_N, self.study.loss.scale, self.study.pretrain.margin)
 
     def _augmented(self, photos_NCHW: Tensor, randomness: torch.Generator) -> Tensor:
+        if not len(photos_NCHW):
+            return to_float(photos_NCHW)
         draws = augment.draw(len(photos_NCHW), self.study.train.augment, randomness)
         return self._laid_out(augment.apply(photos_NCHW, draws.to(self._device)))
 

@@ -41,6 +41,7 @@ class Code(StrEnum):
     BUNDLE = "other-bundle"  # the lab runs other code than was approved
     NOT_APPROVED = "not-approved"  # nobody at the hospital approved this study
     POLICY = "policy"  # the hospital's own rules forbid it; which one is in its log
+    SECURE = "secure"  # secure aggregation was not played by its rules; which one is in the hospital's log
     REPLAYED = "replayed"  # a question that was asked before
     FAILED = "failed"  # the hospital's own mistake; what it was stays in its log
     LOST = "lost"  # the transport could not deliver, or lost the hospital
@@ -166,8 +167,8 @@ class Contract:
     @staticmethod
     def of(study: Study, model: Shape) -> Contract:
         """The contract that follows from a study and its model."""
-        rounds, norm_bound = study.federation.rounds, study.federation.norm_bound
-        return Contract(study.study_id, model.schema, model.size, model.classes, rounds, norm_bound)
+        rounds, bound = study.federation.rounds, study.update_bound
+        return Contract(study.study_id, model.schema, model.size, model.classes, rounds, bound)
 
     def check(self, ticket: Ticket, schema: str) -> None:
         """Refuses a request that is not of this study.

@@ -6,7 +6,7 @@ Source: Loshchilov and Hutter 2019 (decoupled weight decay); Li et al. 2020 (Fed
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,8 @@ class Optimiser:
     """
 
     def __init__(self, model: nn.Module, train: Train, progress: float) -> None:
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self._parameters = list(self._named.values())
         self._optimiser = make_optimiser(model.named_parameters(), train, rate_at(train, progress))
         self._train = train
         self._received = [parameter.detach().clone() for parameter in self._parameters] if train.proximal else []
@@ -40,6 +41,23 @@ class Optimiser:
             self._pull_back()
         if self._train.clip:
             nn.utils.clip_grad_norm_(self._parameters, self._train.clip)
+        self._optimiser.step()
+
+    def step_along(self, gradients: Mapping[str, Tensor], public_loss: Tensor | None = None) -> None:
+        """One step down gradients that are private already: they are clipped no more.
+
+        Args:
+            gradients: by name, of every open parameter.
+            public_loss: of people who are no patients; its gradient is added.
+        """
+        self._optimiser.zero_grad()
+        if public_loss is not None:
+            public_loss.backward()
+        for name, gradient in gradients.items():
+            parameter = self._named[name]
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        if self._train.proximal:
+            self._pull_back()
         self._optimiser.step()
 
     def _pull_back(self) -> None:

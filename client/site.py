@@ -10,16 +10,29 @@ Legend: n values of the vector, K syndromes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from bioface_core.accounting import Charge, Plan, plan_of, rounded_up
 from bioface_core.config import Study
 from bioface_core.errors import WireError
 from bioface_core.evaluate import Counts
 from bioface_core.learner import LocalResult
-from bioface_core.messages import WEIGHT_BOUND, Code, Contract, Evaluation, Phase, Reply, Request, Shape, Update
+from bioface_core.messages import (
+    WEIGHT_BOUND,
+    Code,
+    Contract,
+    Evaluation,
+    Phase,
+    Reply,
+    Request,
+    Shape,
+    Ticket,
+    Update,
+)
 from bioface_core.photos import PhotoSet
 from bioface_core.sections import Federation
 from bioface_core.wire import norm
@@ -32,8 +45,10 @@ _INSIDE = 1 - 2**-20  # rounding in float32 must not carry a clipped update over
 class LocalLearner(Shape, Protocol):
     """What a site needs of the learner."""
 
-    def train(self, vector: Tensor, photos: PhotoSet, round_: int, stream: str) -> LocalResult:
-        """Trains for one round."""
+    def train(
+        self, vector: Tensor, photos: PhotoSet, round_: int, stream: str, plan: Plan | None = None
+    ) -> LocalResult:
+        """Trains for one round, with a plan so that no patient is betrayed."""
 
     def evaluate(self, vector: Tensor, photos: PhotoSet) -> Counts:
         """Counts on held-out photos."""
@@ -50,6 +65,7 @@ class Site:
         heldout: photos of patients who are never trained on, there too.
         gate: the hospital's; None lets everything through, for a simulation, whose hospitals are invented.
         memory: of the answers given; None forgets them, for the same.
+        charge: puts what a private round costs on the hospital's books, or raises; called before anything is drawn.
     """
 
     def __init__(
@@ -61,16 +77,17 @@ class Site:
         heldout: PhotoSet,
         gate: Gate | None = None,
         memory: Memory | None = None,
+        charge: Callable[[Ticket, Charge], None] = lambda ticket, cost: None,
     ) -> None:
         self.name = name
         self.contract = Contract.of(study, learner)
-        self._study, self._learner, self._memory = study, learner, memory
+        self._study, self._learner, self._memory, self._charge = study, learner, memory, charge
         self._gate = gate or open_gate(study)
         self._train, self._heldout = self._gate.select(train, heldout, learner.classes)
         self._patients = self._train.patients()
         self._weight = patient_weight(self._patients, study.federation)
-        present_K = torch.bincount(self._train.labels_N, minlength=learner.classes).cpu() > 0
-        self._class_weights_K = present_K.long() * self._weight
+        self._class_weights_K = self._weight * self._shown_classes_K()
+        self._plan = self._private_plan()
 
     def answer(self, request: Request) -> Reply:
         """Trains or evaluates, whichever is asked, or gives the answer that was given before.
@@ -98,9 +115,22 @@ class Site:
         return Evaluation(request.ticket, self.name, self._learner.evaluate(request.vector, self._heldout))
 
     def _update(self, request: Request) -> Update:
-        result = self._learner.train(request.vector, self._train, request.ticket.round, self.name)
+        if self._plan is not None:
+            self._charge(request.ticket, self._plan.round_charge)
+        result = self._learner.train(request.vector, self._train, request.ticket.round, self.name, self._plan)
         delta, schema = clip(result.delta, self.contract.norm_bound), self.contract.schema
         return Update(request.ticket, self.name, schema, delta, self._weight, self._class_weights_K, result.loss)
+
+    def _shown_classes_K(self) -> Tensor:
+        """Which syndromes count as present, int64: where each patient is private, all, for it takes one to be there."""
+        if self._study.privacy.unit == "patient":
+            return torch.ones(self._learner.classes, dtype=torch.int64)
+        return (torch.bincount(self._train.labels_N, minlength=self._learner.classes).cpu() > 0).long()
+
+    def _private_plan(self) -> Plan | None:
+        if self._study.privacy.unit != "patient":
+            return None
+        return plan_of(self._study, rounded_up(self._patients, self._study.federation.weight_step))
 
 
 def patient_weight(patients: int, federation: Federation) -> int:
@@ -112,8 +142,7 @@ def patient_weight(patients: int, federation: Federation) -> int:
     """
     if federation.weighting == "equal":
         return min(1, patients)
-    step = federation.weight_step
-    return min(WEIGHT_BOUND, -(-patients // step) * step)
+    return min(WEIGHT_BOUND, rounded_up(patients, federation.weight_step))
 
 
 def clip(delta: Tensor, bound: float) -> Tensor:

@@ -13,6 +13,7 @@ import hmac
 import logging
 import os
 import signal
+import ssl
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -190,9 +191,26 @@ def _listener(app: App, host: str, port: int, settings: LinkSettings, lifespan: 
         ssl_keyfile=settings.key,
         timeout_graceful_shutdown=2,
     )
+    config.load()
+    assert config.ssl is not None, "both listeners speak TLS"
+    config.ssl.sslobject_class = _NotingHandshake
     server = uvicorn.Server(config)
     server.capture_signals = _no_signals  # type: ignore[method-assign]
     return server
+
+
+class _NotingHandshake(ssl.SSLObject):
+    """Logs who does not get as far as a request: asyncio keeps a handshake that failed to itself."""
+
+    def do_handshake(self) -> None:
+        """One step of it; most of them end by waiting for the other side."""
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            say(_log, "refused", logging.WARNING, path="", status=0, why=f"no TLS with us: {error.reason}")
+            raise
 
 
 @contextmanager

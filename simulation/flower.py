@@ -24,6 +24,8 @@ from flwr.supercore.run import Run
 from bioface_core.app_path import add_app_to_path
 from bioface_core.errors import RoundError
 
+_log = logging.getLogger("bioface.simulation")
+
 _QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -31,6 +33,7 @@ _QUIET = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_STARTS = 3  # of Ray
 _LAST_WORDS_S = 30.0  # for the ServerApp's thread to notice that the runtime is gone
 
 _Settings = dict[str, dict[str, ConfigRecordValues]]
@@ -165,6 +168,28 @@ def _settings(actors: int, device: str) -> _Settings:
     }
 
 
+def start_persistently(start: Callable[[], None], clean_up: Callable[[], object]) -> None:
+    """Starts Ray, again where its processes do not find each other in Ray's own 30 s, as on a busy machine.
+
+    Args:
+        start: raises whatever Ray raises, which is of no fixed type.
+        clean_up: called before it is tried again.
+
+    Raises:
+        RoundError: it did not start.
+    """
+    for left in reversed(range(_STARTS)):
+        try:
+            return start()
+        except Exception as error:
+            clean_up()
+            if not left:
+                raise RoundError(
+                    f"Ray did not start ({error}): see its log, or set simulation.engine: inline"
+                ) from error
+            _log.warning("Ray did not start (%s): it is started again", error)
+
+
 @contextmanager
 def _killable_actors(over: threading.Event) -> Iterator[Callable[[], None]]:
     """Gives a function that sets ``over`` and kills the actors, busy ones too.
@@ -190,6 +215,9 @@ def _killable_actors(over: threading.Event) -> Iterator[Callable[[], None]]:
         def __init__(self, backend_config: _Settings) -> None:
             super().__init__(backend_config)
             backends.append(self)
+
+        def init_ray(self, backend_config: _Settings) -> None:
+            start_persistently(lambda: super(KillableBackend, self).init_ray(backend_config), ray.shutdown)
 
         def terminate(self) -> None:
             kill_actors()

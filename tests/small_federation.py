@@ -13,6 +13,7 @@ import torch
 from flwr.app import Context
 from torch import Tensor
 
+from bioface_core.accounting import Plan
 from bioface_core.checkpoint import RunFolder, open_run
 from bioface_core.config import Study
 from bioface_core.evaluate import Counts, count
@@ -54,7 +55,9 @@ class SmallLearner:
     def start(self) -> Tensor:
         return torch.randn(SIZE, generator=generator("start"))
 
-    def train(self, vector: Tensor, photos: PhotoSet, round_: int, stream: str) -> LocalResult:
+    def train(
+        self, vector: Tensor, photos: PhotoSet, round_: int, stream: str, plan: Plan | None = None
+    ) -> LocalResult:
         noise = torch.randn(SIZE, generator=generator("train", stream, round_))
         return LocalResult(0.1 * noise - 0.05 * vector, float(noise.abs().mean()))
 

@@ -195,6 +195,22 @@ def test_flower_waits_for_nobody_when_a_round_has_failed(tmp_path: Path) -> None
         run_on_flower(tmp_path / "run", study, make_client_app(SleepySites()), SmallLearner())
 
 
+def test_a_ray_that_does_not_start_is_started_again() -> None:
+    from simulation.flower import start_persistently
+
+    tries, cleaned = iter([Exception("timed out"), Exception("timed out"), None]), []
+
+    def start() -> None:
+        error = next(tries)
+        if error is not None:
+            raise error
+
+    start_persistently(start, lambda: cleaned.append("clean"))
+    assert len(cleaned) == 2
+    with pytest.raises(RoundError, match="Ray did not start .never.: see its log"):
+        start_persistently(lambda: (_ for _ in ()).throw(Exception("never")), lambda: None)
+
+
 class SleepySites:
     """Hospitals that take too long."""
 

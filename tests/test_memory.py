@@ -15,7 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import client.database
 import client.memory
+from bioface_core.accounting import Plan
 from bioface_core.errors import HospitalError, WireError
 from bioface_core.evaluate import Counts
 from bioface_core.files import write_bytes
@@ -48,7 +50,9 @@ class CountingLearner(SmallLearner):
     def __init__(self) -> None:
         self.worked = 0
 
-    def train(self, vector: Tensor, photos: PhotoSet, round_: int, stream: str) -> LocalResult:
+    def train(
+        self, vector: Tensor, photos: PhotoSet, round_: int, stream: str, plan: Plan | None = None
+    ) -> LocalResult:
         self.worked += 1
         result = super().train(vector, photos, round_, stream)
         return replace(result, delta=result.delta + self.worked)
@@ -253,7 +257,7 @@ def test_a_page_that_was_overwritten_is_found_at_the_start(path: Path) -> None:
 def test_a_database_of_another_version_in_use_or_out_of_reach_is_one_clear_line(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client.memory, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(client.database, "_PATIENCE_S", 0.05)
     memory = open_memory(path)
     with pytest.raises(HospitalError, match="in use by another site process"):
         Memory(path)

@@ -9,8 +9,11 @@ from __future__ import annotations
 import base64
 import getpass
 import json
+import logging
+import sqlite3
 import sys
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from bioface_core.checkpoint import RunFolder, open_run
 from bioface_core.config import load_yaml
 from bioface_core.evaluate import Counts
 from bioface_core.learner import Learner
+from bioface_core.logs import start_logging
 from bioface_core.photos import FACE_SIZE_PX, Demographics, PhotoSet
 from bioface_core.start import read_start
 from bioface_core.store import Store, write_store
@@ -83,13 +87,16 @@ class Recorder:
         receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
         send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
     ) -> None:
+        body: list[bytes] = []
+
         async def receiving() -> MutableMapping[str, Any]:
             event = await receive()
-            self.kept.append(event.get("body", b""))
+            body.append(event.get("body", b""))
             return event
 
         self.kept.append(repr((scope.get("path"), scope.get("query_string"), scope.get("headers"))).encode())
         await self.app(scope, receiving, send)
+        self.kept.append(b"".join(body))
 
 
 def make_store(folder: Path) -> Path:
@@ -137,6 +144,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     app = create_app(_flower_settings(lab.link), SuperLinkLifespan)
     recorder = Recorder(PublicGuard(app))
     log = hospital.logs / "children.out"
+    start_logging("superlink", lab.logs, quiet=True)
     children = [Child(name, on_machine(name, hospital.folder), child_environment(), log) for name in ("node", "site")]
     events: list[Event] = []
     with (
@@ -147,6 +155,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
             run(lab, children, events)
         finally:
             stop_all(children)
+            logging.getLogger().handlers.clear()
     yield Seen(lab, hospital, b"\n".join(recorder.kept), events)
 
 
@@ -175,6 +184,7 @@ def found(needle: str, haystack: bytes) -> bool:
 
 
 def test_the_search_finds_what_does_leave(seen: Seen) -> None:
+    assert (seen.lab.logs / "superlink.jsonl").stat().st_size > 1000, "the lab's log is part of what is searched"
     for needle in ("hospital-1", seen.lab.issued().study_id):
         assert found(needle, seen.recorded) and found(needle, seen.written())
     assert len(seen.recorded) > 100_000, "an update is in there"
@@ -207,6 +217,12 @@ def test_counts_and_weights_are_rounded(seen: Seen) -> None:
         counts: Counts = folder.read_summary(round_).counts
         assert not ((counts.confusion_KK % 5).any() or (counts.ranks_KK % 5).any())
         assert counts.patients_K.tolist() != list(HELD_OUT)
+
+
+def test_how_long_the_hospital_worked_is_not_told(seen: Seen) -> None:
+    """Flower would send it to the microsecond."""
+    with closing(sqlite3.connect(seen.lab.link.database)) as database:
+        assert database.execute("SELECT clientapp_runtime FROM run").fetchall() == [(0.0,)]
 
 
 def test_the_journal_holds_no_number_of_patients(seen: Seen) -> None:

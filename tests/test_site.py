@@ -13,6 +13,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
 
+from bioface_core.accounting import Plan
 from bioface_core.errors import WireError
 from bioface_core.learner import LocalResult
 from bioface_core.messages import WEIGHT_BOUND, Code, Evaluation, Phase, Request, Ticket, Update
@@ -54,7 +55,9 @@ class LearnerThatGives(SmallLearner):
     def __init__(self, outcome: Tensor | Exception) -> None:
         self._outcome = outcome
 
-    def train(self, vector: Tensor, photos: PhotoSet, round_: int, stream: str) -> LocalResult:
+    def train(
+        self, vector: Tensor, photos: PhotoSet, round_: int, stream: str, plan: Plan | None = None
+    ) -> LocalResult:
         if isinstance(self._outcome, Exception):
             raise self._outcome
         return LocalResult(self._outcome, 1.0)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bioface_core.accounting import Plan
 from bioface_core.evaluate import Counts
 from bioface_core.learner import LocalResult
 from bioface_core.photos import PhotoSet
@@ -44,7 +45,9 @@ class PayloadLearner:
         """The vector before training."""
         return torch.zeros(self.size)
 
-    def train(self, vector: Tensor, photos: PhotoSet, round_: int, stream: str) -> LocalResult:
+    def train(
+        self, vector: Tensor, photos: PhotoSet, round_: int, stream: str, plan: Plan | None = None
+    ) -> LocalResult:
         """One round."""
         began = time.time()
         time.sleep(self._seconds)

@@ -1,0 +1,80 @@
+"""Where does randomness come from that nobody may guess? From the operating system, stretched by AES-256.
+
+Noise that protects patients must not be predictable: NumPy's and torch's generators can be reconstructed from their
+output, and a study's seed is public. Normal deviates are drawn in float64 and each is the sum of four, halved, so that
+the gaps between floating-point numbers give no deviate away.
+
+Source: Box and Muller 1958; Holohan and Braghin 2021, "Secure random sampling in differential privacy" (sum of four).
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+from torch import Tensor
+
+_KEY_BYTES, _BLOCK_BYTES = 32, 16
+_SUMMED = 4
+_CHUNK = 2**16  # deviates at a time: everything stays in the processor's cache
+_UNIT = 2.0**-53
+
+Floats = npt.NDArray[np.float64]
+
+
+class SecretRandom:
+    """A stream of secret random numbers; forking or pickling it would repeat it, so it refuses both.
+
+    Args:
+        key: 32 bytes, for tests; None takes them from the operating system.
+    """
+
+    def __init__(self, key: bytes | None = None) -> None:
+        key = os.urandom(_KEY_BYTES) if key is None else key
+        assert len(key) == _KEY_BYTES, f"a key of {len(key)} bytes"
+        self._process = os.getpid()
+        self._stream = Cipher(AES256(key), CTR(bytes(_BLOCK_BYTES))).encryptor()
+
+    def __getstate__(self) -> None:
+        raise TypeError("a copy of a secret stream would repeat its numbers")
+
+    def bytes(self, count: int) -> bytes:
+        """``count`` bytes."""
+        assert os.getpid() == self._process, "a forked process would repeat the numbers of its parent"
+        return self._stream.update(bytes(count))
+
+    def uniform(self, count: int) -> Floats:
+        """``count`` float64, uniform on the multiples of 2**-53 in [0, 1)."""
+        return (np.frombuffer(self.bytes(8 * count), "<u8") >> np.uint64(11)) * _UNIT
+
+    def below(self, limits_N: Tensor) -> Tensor:
+        """One integer for each limit, uniform from 0 to it exclusive.
+
+        Args:
+            limits_N: int64, 1 or more and far below 2**32.
+
+        Returns:
+            int64 (N,), off from uniform by less than limit / 2**53.
+        """
+        return (torch.from_numpy(self.uniform(len(limits_N))) * limits_N).long()
+
+    def normal(self, count: int) -> Tensor:
+        """``count`` standard normal deviates, float64 (count,)."""
+        deviates = np.empty(count)
+        for start in range(0, count, _CHUNK):
+            part = deviates[start : start + _CHUNK]
+            part[:] = self._box_muller(_SUMMED * len(part)).reshape(_SUMMED, -1).sum(axis=0)
+        deviates *= _SUMMED**-0.5
+        return torch.from_numpy(deviates)
+
+    def _box_muller(self, count: int) -> Floats:
+        """``count`` deviates, even in number, of one Box-Muller transform each pair."""
+        pairs = count // 2
+        radius = np.sqrt(-2 * np.log(1 - self.uniform(pairs)))
+        angle = (2 * np.pi) * self.uniform(pairs)
+        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
