@@ -90,6 +90,14 @@ class Study(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _hospitals_count_the_same(self) -> Study:
+        if self.privacy.unit == "hospital" and self.federation.weighting != "equal":
+            raise ValueError(
+                "privacy.unit is hospital, whose noise covers updates of equal weight: set federation.weighting: equal"
+            )
+        return self
+
     @property
     def update_bound(self) -> float:
         """Largest Euclidean norm of an update."""

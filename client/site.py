@@ -122,8 +122,8 @@ class Site:
         return Update(request.ticket, self.name, schema, delta, self._weight, self._class_weights_K, result.loss)
 
     def _shown_classes_K(self) -> Tensor:
-        """Which syndromes count as present, int64: where each patient is private, all, for it takes one to be there."""
-        if self._study.privacy.unit == "patient":
+        """Which syndromes count as present, int64: under privacy all, for it takes one patient to be there."""
+        if self._study.privacy.unit != "none":
             return torch.ones(self._learner.classes, dtype=torch.int64)
         return (torch.bincount(self._train.labels_N, minlength=self._learner.classes).cpu() > 0).long()
 

@@ -1,0 +1,55 @@
+"""Does the server's noise hide a hospital, and does it say what that costs?"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy import stats
+
+from bioface_core.accounting import Charge, epsilon_of
+from bioface_core.config import Study
+from bioface_core.errors import ConfigError
+from bioface_core.secret import SecretRandom
+from server.central import CentralPlan
+
+KEY = bytes(range(32))
+
+
+def study(**privacy: float) -> Study:
+    return Study(syndromes=("down", "noonan")).replace(
+        {
+            "privacy": {"unit": "hospital", **privacy},
+            "federation": {"rounds": 4, "weighting": "equal"},
+        }
+    )
+
+
+def test_the_noise_keeps_the_budget_of_all_rounds() -> None:
+    plan = CentralPlan.of(study(epsilon=4.0))
+    assert 3.9 < plan.epsilon_after(4) <= 4.0
+    assert plan.epsilon_after(5) > 4.0, "a round whose sum was noised twice costs twice"
+    assert plan.epsilon_after(4) == epsilon_of([Charge(plan.noise_multiplier, 1.0, 4)], plan.delta)
+
+
+def test_the_mean_gets_the_noise_of_the_sum() -> None:
+    plan, mean = CentralPlan(2.0, 3.0, 1e-5), torch.full((20_000,), 0.25)
+    noise = plan.noisy(mean, 10, SecretRandom(KEY)) - mean
+    assert stats.kstest(noise.numpy() / (2.0 * 3.0 / 10), "norm").pvalue > 1e-6
+    assert stats.kstest(noise.numpy() / (2.0 * 3.0), "norm").pvalue < 1e-6
+    assert noise.dtype == torch.float32
+
+
+def test_few_hospitals_are_told_that_they_drown() -> None:
+    plan = CentralPlan.of(study(epsilon=8.0))
+    assert "drowns" in plan.cost(11_000_000, 5)
+    assert "can be heard" in plan.cost(100, 1000)
+
+
+def test_hospitals_must_count_the_same() -> None:
+    with pytest.raises(ConfigError, match="set federation.weighting: equal"):
+        study().replace({"federation": {"weighting": "patients"}})
+
+
+def test_an_update_is_no_longer_than_the_clipping_norm() -> None:
+    assert study(clip=0.5).update_bound == 0.5
+    assert Study().update_bound == Study().federation.norm_bound
