@@ -229,12 +229,12 @@ class SecureSum(Section):
     """Secure aggregation: the server learns the sum of the hospitals' updates and counts, and no hospital's own.
 
     Attributes:
-        on: whether every reply is masked.
+        enabled: whether every reply is masked.
         threshold: more than this share of the hospitals must survive a round, and so many together can open a mask.
         largest_weight: patients at which a hospital's weight is cut off; the fixed point is laid out for it.
     """
 
-    on: bool = False
+    enabled: bool = False
     threshold: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
     largest_weight: Annotated[int, Field(ge=1, le=2**20)] = 1000
 
