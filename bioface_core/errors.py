@@ -9,6 +9,7 @@
     │   ├── HospitalError    a hospital's folder, keys, approvals or memory
     │   └── LabError         a lab's folder, keys, roster or orders
     ├── WireError        a message that breaks the contract: its sender is left out of the round
+    │   └── SecureError      a step of secure aggregation that was not played by its rules
     └── RoundError       a round that cannot be completed: no valid reply, or too few
 
 Mistakes of ours are ``assert``; nothing here carries a photo path, a patient id or a label across the network:
@@ -59,6 +60,17 @@ class WireError(BioFaceError):
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(f"{code}: {detail}" if detail else code)
         self.code = code
+
+
+class SecureError(WireError):
+    """A step of secure aggregation that was not played by its rules: whoever sees it goes no further in the session.
+
+    Args:
+        reason: for the log of whoever found it; only the code is ever sent.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("secure", reason)
 
 
 class RoundError(BioFaceError):

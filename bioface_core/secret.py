@@ -50,7 +50,8 @@ class SecretRandom:
 
     def uniform(self, count: int) -> Floats:
         """``count`` float64, uniform on the multiples of 2**-53 in [0, 1)."""
-        return (np.frombuffer(self.bytes(8 * count), "<u8") >> np.uint64(11)) * _UNIT
+        words = np.frombuffer(self.bytes(8 * count), "<u8") >> np.uint64(11)
+        return words.astype(np.float64) * _UNIT
 
     def below(self, limits_N: Tensor) -> Tensor:
         """One integer for each limit, uniform from 0 to it exclusive.

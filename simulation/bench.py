@@ -40,8 +40,8 @@ def run_benchmark(name: str) -> dict[str, Any]:
     """Runs a benchmark.
 
     Args:
-        name: ``simulate`` (the inline engine beside a plain loop), ``phantoms`` (photos per second) or ``deploy`` (a
-            deployed federation beside stock Flower's).
+        name: ``simulate`` (the inline engine beside a plain loop), ``phantoms`` (photos per second), ``deploy`` (a
+            deployed federation beside stock Flower's) or ``secure`` (masked sums beside plain ones).
 
     Returns:
         ``benchmark``, ``threads`` and ``ratios``, a list of ``Ratio`` as dictionaries.
@@ -49,7 +49,12 @@ def run_benchmark(name: str) -> dict[str, Any]:
     Raises:
         ConfigError: no such benchmark.
     """
-    benchmarks: dict[str, Callable[[], list[Ratio]]] = {"simulate": _simulate, "phantoms": _phantoms, "deploy": _deploy}
+    benchmarks: dict[str, Callable[[], list[Ratio]]] = {
+        "simulate": _simulate,
+        "phantoms": _phantoms,
+        "deploy": _deploy,
+        "secure": _secure,
+    }
     if name not in benchmarks:
         raise ConfigError(f"{name} is no benchmark; known: {', '.join(benchmarks)}")
     ratios = benchmarks[name]()
@@ -103,6 +108,13 @@ def _deploy() -> list[Ratio]:
 
     with Progress() as progress:
         return deploy_ratios(progress.say)
+
+
+def _secure() -> list[Ratio]:
+    """Loads the cryptography, which the others do not need."""
+    from simulation.bench_secure import secure_ratios
+
+    return secure_ratios()
 
 
 def _phantoms() -> list[Ratio]:

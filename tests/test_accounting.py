@@ -3,55 +3,46 @@
 from __future__ import annotations
 
 import pytest
-from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
-from dp_accounting.pld import PLDAccountant
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from bioface_core.accounting import Charge, epsilon_of, noise_for, plan_of, rounded_up
 from bioface_core.config import Study
 from bioface_core.errors import ConfigError
+from tests.pld_reference import CHARGES, DELTA, by_pld
 
-DELTA = 1e-5
-
-
-def by_pld(charges: list[Charge]) -> float:
-    """Google's accountant: privacy loss distributions, pessimistic, of both kinds of neighbours."""
-    accountant = PLDAccountant(value_discretization_interval=1e-4)
-    for charge in charges:
-        step = PoissonSampledDpEvent(charge.sampling_rate, GaussianDpEvent(charge.noise_multiplier))
-        accountant.compose(step, charge.steps)
-    return float(accountant.get_epsilon(DELTA))
+# By dp-accounting 0.6.0: `python -m tests.pld_reference`.
+BY_PLD = (
+    5.1784,
+    14.5924,
+    42.6945,
+    2.1181,
+    7.0466,
+    22.5235,
+    0.6294,
+    2.3374,
+    7.9248,
+    0.2043,
+    0.7583,
+    2.5324,
+    3.8486,
+    3.5667,
+    0.5336,
+    4.3210,
+    4.6196,
+)
 
 
 def private(**privacy: float) -> Study:
     return Study(syndromes=("down", "noonan")).replace({"privacy": {"unit": "patient", **privacy}})
 
 
-@pytest.mark.parametrize(
-    "charges",
-    [
-        [Charge(1.0, 0.1, 100)],
-        [Charge(0.7, 0.03, 200)],
-        [Charge(3.0, 0.3, 100)],
-        [Charge(5.0, 1.0, 20)],
-        [Charge(1.5, 0.1, 50), Charge(2.0, 0.2, 50)],
-    ],
-)
-def test_agrees_with_dp_accounting_and_is_never_below_it(charges: list[Charge]) -> None:
-    ours, theirs = epsilon_of(charges, DELTA), by_pld(charges)
-    assert theirs <= ours <= 1.02 * theirs
+@pytest.mark.parametrize(("charges", "theirs"), list(zip(CHARGES, BY_PLD, strict=True)))
+def test_agrees_with_dp_accounting_and_is_never_below_it(charges: list[Charge], theirs: float) -> None:
+    assert theirs <= epsilon_of(charges, DELTA) <= 1.02 * theirs
 
 
-@pytest.mark.slow
-@settings(max_examples=5, deadline=None)
-@given(st.floats(0.8, 6), st.floats(0.02, 1), st.integers(5, 100))
-def test_agrees_with_dp_accounting_wherever_a_study_may_be(noise: float, rate: float, steps: int) -> None:
-    charges = [Charge(noise, rate, steps)]
-    ours = epsilon_of(charges, DELTA)
-    if 0.3 < ours < 30:  # outside of it nobody would call the study private, or useful
-        theirs = by_pld(charges)
-        assert theirs <= ours <= 1.02 * theirs + 1e-3
+def test_the_table_is_dp_accounting_s() -> None:
+    pytest.importorskip("dp_accounting", reason="it cannot be installed beside our lock: see tests/pld_reference.py")
+    assert by_pld(CHARGES[4]) == pytest.approx(BY_PLD[4], abs=1e-4)
 
 
 def test_a_run_cut_into_pieces_costs_what_the_whole_run_costs() -> None:
@@ -66,6 +57,7 @@ def test_order_does_not_count_and_nothing_costs_nothing() -> None:
     assert epsilon_of([], DELTA) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [1.0, 8.0])
 def test_the_noise_is_the_least_that_keeps_the_budget(epsilon: float) -> None:
     noise = noise_for(epsilon, DELTA, 0.1, 100)
@@ -87,6 +79,7 @@ def test_a_hospital_smaller_than_a_step_takes_all_its_patients() -> None:
     assert (plan.sampling_rate, plan.expected) == (1.0, 10.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("epsilon", "advice"), [(1e-9, "raise it"), (1e6, "lower it")])
 def test_a_budget_that_no_noise_fits_is_refused(epsilon: float, advice: str) -> None:
     with pytest.raises(ConfigError, match=advice):
