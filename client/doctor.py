@@ -10,6 +10,7 @@ import json
 import shutil
 import socket
 from collections.abc import Sequence
+from contextlib import closing
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -24,15 +25,18 @@ from rich.table import Table
 from rich.text import Text
 
 from bioface_core.address import host_and_port
-from bioface_core.errors import UserError
+from bioface_core.errors import HospitalError, UserError
+from bioface_core.report.words import plural
 from bioface_core.store import as_studied, read_store
 from client import connection
+from client.audit import verify
+from client.books import open_ledger
 from client.connection import LabAddress
 from client.finding import Check, Finding, Verdict, examine, fault, fine, notable
 from client.fleet import Standing, ask_standing
 from client.health import LOOPBACK, probe
 from client.hospital import Hospital
-from client.policy import violations
+from client.policy import is_private, violations
 from client.review import held
 
 _LOST_KEY = "restore it from a backup; keys made anew need a new invitation"
@@ -74,6 +78,22 @@ def check_keys(hospital: Hospital) -> Verdict:
     except (ValueError, TypeError) as error:
         return fault(f"a key cannot be read ({error})", _LOST_KEY)
     return fine("identity key, node key and secrets are there, for their owner alone")
+
+
+def check_books(hospital: Hospital) -> Verdict:
+    """Are ledger and audit log there, whole, and of the same time?"""
+    try:
+        with closing(open_ledger(hospital)) as ledger:
+            charges = ledger.last_number()
+    except HospitalError as error:
+        found, _, advice = str(error).partition(": ")
+        return fault(found, advice)
+    verdict = verify(hospital.audit, hospital.identity)
+    if verdict.fault:
+        return fault(verdict.fault, "`bioface hospital audit` says more; restore the log and its .head from a backup")
+    return fine(
+        f"{plural(charges, 'charge')} in the ledger, {plural(verdict.lines, 'line')} in the audit log, in order"
+    )
 
 
 def check_join_request(hospital: Hospital) -> Verdict:
@@ -154,7 +174,7 @@ def check_store(hospital: Hospital) -> Verdict:
 def check_syndromes(hospital: Hospital) -> Verdict:
     """Are there enough patients of what the study is about?"""
     study, policy = hospital.approved().study, hospital.settings.policy
-    rows = held(as_studied(read_store(hospital.settings.store), study.syndromes), policy)
+    rows = held(as_studied(read_store(hospital.settings.store), study.syndromes), policy, is_private(study))
     used = [row for row in rows if row.takes_part and row.train_patients]
     if not used:
         found = "the store has none of the study's syndromes, or too few patients of each for the policy"
@@ -215,6 +235,7 @@ def _of_lab(check: Check[LabAddress]) -> Check[Hospital]:
 _CHECKS: tuple[Check[Hospital], ...] = (
     Check("keys", check_keys),
     Check("join-request", check_join_request, ("keys",)),
+    Check("books", check_books, ("keys",)),
     Check("disk", check_disk),
     Check("device", check_device),
     Check("store", check_store),

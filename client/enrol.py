@@ -19,6 +19,7 @@ from bioface_core.private import new_private_folder, refuse_occupied, write_secr
 from bioface_core.start import read_start, write_start
 from bioface_core.store import read_store
 from bioface_core.validation import explain
+from client.books import begin_books
 from client.hospital import KIT_FILES, Hospital, HospitalSettings, Kit, read_kit
 from client.policy import violations
 
@@ -92,6 +93,7 @@ def _fill(hospital: Hospital) -> None:
     node_key = make_node_key(hospital.node_key)
     write_secret(hospital.secret, secrets.token_hex(32).encode("ascii"))
     write_secret(hospital.rounding_secret, secrets.token_bytes(32))
+    begin_books(hospital, identity)
     made_at = datetime.now(UTC).isoformat(timespec="seconds")
     asked = JoinRequest(
         name=hospital.settings.name, identity_key=public_hex(identity), node_key=node_key, made_at=made_at

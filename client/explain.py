@@ -1,7 +1,7 @@
 """How is a study explained to a hospital? In plain words, for its IT engineer and its data protection officer.
 
-What will be computed, on which patients, what leaves, what never does, what it costs, what stands against it, and what
-this version does not protect from.
+What will be computed, on which patients, what leaves, what never does, what it costs, in privacy and otherwise,
+what stands against it, and what it does not protect from.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bioface_core.config import Study
 from bioface_core.report.words import plural
 from bioface_core.syndromes import catalogue
-from client.policy import Policy
+from client.policy import Policy, is_private
 from client.review import Review
 
 if TYPE_CHECKING:
@@ -32,12 +32,25 @@ _NEVER_LEAVES = (
     "private keys, this hospital's policy and its logs",
 )
 _LIMITS = (
-    "The lab sees this hospital's updates as they are: this version does not mask them. A dishonest lab can send a "
-    "network made to draw more out of them.",
-    "There is no differential privacy in this version. Whoever has the updates or the final model might infer that a "
-    "certain patient took part, and in the worst case features of faces. Rounding protects numbers, not this.",
     "The lab sees when this hospital is connected, from which address, and how long it takes.",
     "What has left cannot be called back: revoking an approval ends the next round, not the last.",
+)
+_PLAIN = (
+    "The lab sees this hospital's updates as they are: this study does not mask them (secure.enabled is false). A "
+    "dishonest lab can send a network made to draw more out of them."
+)
+_MASKED = (
+    "The lab sees sums over hospitals alone, as long as too few of them help it to open more: what holds and what does "
+    "not is in docs/privacy.md."
+)
+_NOT_PRIVATE = (
+    "There is no differential privacy for patients in this study. Whoever has the updates or the final model might "
+    "infer that a certain patient took part, and in the worst case features of faces. Rounding protects numbers, not "
+    "this."
+)
+_PRIVATE = (
+    "Noise covers the training patients. The counts of held-out patients are rounded and have none, and the number of "
+    "training patients counts as public once it is rounded."
 )
 
 
@@ -64,9 +77,10 @@ def sections(review: Review) -> list[tuple[str, list[str]]]:
         (_PATIENTS, _patients(review)),
         ("What leaves this hospital", _leaves(review)),
         ("What never leaves", _never_leaves(review)),
+        ("What it costs in privacy", _privacy(review)),
         ("What it costs", _costs(review)),
         ("Which code", _code(review)),
-        ("What this version does not protect from", list(_LIMITS)),
+        ("What this does not protect from", _limits(review.study)),
         ("What stands against it", list(review.obstacles) or ["Nothing: the study keeps to this hospital's policy."]),
         ("What to do", _next_step(review)),
     ]
@@ -84,13 +98,20 @@ def _members(review: Review) -> list[str]:
 def _work(study: Study) -> list[str]:
     crosses_alone = study.loss.mode.startswith("cross") and not study.loss.identifies
     mode = "joint" if crosses_alone else study.loss.mode
-    passes = "once" if study.train.epochs == 1 else f"{study.train.epochs} times"
     return [
-        f"In each of {plural(study.federation.rounds, 'round')} the lab sends the shared network. It goes {passes} "
-        "over the photos of this hospital's training patients to learn, and is tried on its held-out patients.",
+        f"In each of {plural(study.federation.rounds, 'round')} the lab sends the shared network. To learn, it "
+        f"{_training(study)}; then it is tried on its held-out patients.",
         f"It learns {_MODES[mode]}, for {plural(len(study.syndromes), 'syndrome')}.",
         "Every setting is in the kit's study.yaml; no message of the lab can change one.",
     ]
+
+
+def _training(study: Study) -> str:
+    if is_private(study):
+        steps = plural(study.privacy.steps, "step")
+        return f"takes {steps}, each on one photo of about {study.privacy.batch} training patients drawn at random"
+    passes = "once" if study.train.epochs == 1 else f"{study.train.epochs} times"
+    return f"goes {passes} over the photos of this hospital's training patients"
 
 
 def _patients(review: Review) -> list[str]:
@@ -111,17 +132,24 @@ def _patients(review: Review) -> list[str]:
 
 
 def _leaves(review: Review) -> list[str]:
-    policy, federation = review.policy, review.study.federation
-    return [
-        f"1. The update: {review.values:,} numbers in each round, by how much training here changed the shared "
-        f"network, shortened to a length of {federation.norm_bound:g} at most.",
-        f"2. The weight {review.weight}: {_weight_rule(review.study)}; and, for each syndrome, whether training "
-        "patients of it take part here.",
-        f"3. The mean loss of the training, {_loss_rule(policy)}.",
-        "4. How many held-out patients of each syndrome were recognised, or taken for which other, "
+    policy, study = review.policy, review.study
+    classes = (
+        ""
+        if study.privacy.unit != "none"
+        else "; and, for each syndrome, whether training patients of it take part here"
+    )
+    leaves = [
+        f"The update: {review.values:,} numbers in each round, by how much training here changed the shared network, "
+        f"shortened to a length of {study.update_bound:g} at most.",
+        f"The weight {review.weight}: {_weight_rule(study)}{classes}.",
+        *([] if is_private(study) else [f"The mean loss of the training, {_loss_rule(policy)}."]),
+        "How many held-out patients of each syndrome were recognised, or taken for which other, "
         f"{_count_rule(policy)}.",
-        f"5. The name {review.hospital}, and, where it cannot answer, one word of a fixed list. Nothing else.",
     ]
+    name = f"The name {review.hospital}, and, where it cannot answer, one word of a fixed list. Nothing else."
+    masked = "All but the name is masked: the lab can open the sum over the hospitals alone."
+    lines = [*leaves, *([masked] if study.secure.enabled else []), name]
+    return [f"{number}. {line}" for number, line in enumerate(lines, start=1)]
 
 
 def _never_leaves(review: Review) -> list[str]:
@@ -145,6 +173,37 @@ def _count_rule(policy: Policy) -> str:
     if policy.count_step == 1:
         return "exactly (policy.count_step is 1)"
     return f"rounded at random to multiples of {policy.count_step}"
+
+
+def _privacy(review: Review) -> list[str]:
+    """The forecast, in words."""
+    found, policy = review.forecast, review.policy
+    if found is None:
+        return ["Nothing is promised to a patient: the study trains without differential privacy for each of them."]
+    limit = "sets no limit" if policy.epsilon is None else f"allows {policy.epsilon:g}"
+    return [
+        "Whatever is concluded from the updates about one patient, there or not, is at most exp(epsilon) times as "
+        f"likely as without them, but for a share delta of luck ({review.study.privacy.delta:g}).",
+        *(
+            f"After {plural(after.rounds, 'round')}, epsilon is {after.study:.2f} by this study alone, and "
+            f"{after.in_all:.2f} with all that these patients have lost before, for the worst-off at delta "
+            f"{policy.delta:g}; the policy {limit}."
+            for after in found.after
+        ),
+        f"The noise of one step is {_times(found.noise_to_signal)} as long as the longest possible sum of "
+        f"{found.patients_per_step:.0f} patients' gradients. More patients here make that less, and so do fewer values "
+        "that train (model.trainable).",
+    ]
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f} times" if ratio >= 10 else f"{ratio:.1f} times"
+
+
+def _limits(study: Study) -> list[str]:
+    """What a study does not protect from."""
+    seen = _MASKED if study.secure.enabled else _PLAIN
+    return [seen, _PRIVATE if is_private(study) else _NOT_PRIVATE, *_LIMITS]
 
 
 def _costs(review: Review) -> list[str]:

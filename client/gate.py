@@ -8,6 +8,7 @@ Legend: N photos, K syndromes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,7 +18,8 @@ from bioface_core.config import Study
 from bioface_core.messages import WEIGHT_BOUND, Code, Evaluation, Reply, Request, Update, demand
 from bioface_core.photos import PhotoSet
 from bioface_core.rounding import round_counts
-from client.policy import Policy, violations
+from bioface_core.steps import Asked
+from client.policy import Policy, is_private, too_little_noise, violations
 
 _EVERYTHING = Policy(
     fewest_patients=0,
@@ -26,6 +28,11 @@ _EVERYTHING = Policy(
     weight_step=1,
     metrics=("loss", "counts"),
     loss_step=0,
+    epsilon=None,
+    delta=math.nextafter(1, 0),
+    least_noise=0,
+    must_mask=False,
+    largest_share=1,
 )
 
 
@@ -43,7 +50,7 @@ class Gate:
     approved: str | None
     key: bytes = field(repr=False)
 
-    def admit(self, request: Request, study: Study, patients: int) -> None:
+    def admit(self, request: Request | Asked, study: Study, patients: int) -> None:
         """Lets a request in, before anything is computed.
 
         Args:
@@ -60,19 +67,27 @@ class Gate:
         demand(not broken, Code.POLICY, "; ".join(broken))
         fewest = self.policy.fewest_patients
         demand(patients >= fewest, Code.POLICY, f"{patients} training patients, and policy.fewest_patients: {fewest}")
+        weak = too_little_noise(self.policy, study, patients)
+        demand(not weak, Code.POLICY, "; ".join(weak))
 
-    def select(self, train: PhotoSet, heldout: PhotoSet, classes: int) -> tuple[PhotoSet, PhotoSet]:
+    def select(
+        self, train: PhotoSet, heldout: PhotoSet, classes: int, private: bool = False
+    ) -> tuple[PhotoSet, PhotoSet]:
         """The photos that may be used: those of classes with enough training patients.
 
         Args:
             train: photos to learn from.
             heldout: photos of patients who are never trained on.
             classes: the number K of syndromes.
+            private: whether each training patient is. Then all of them are used, for who else is there may not decide
+                whether somebody is: no noise would cover that. Held-out photos are chosen by held-out patients alone.
         """
-        allowed_K = training_patients(train, classes) >= self.policy.fewest_patients_per_class
+        fewest = self.policy.fewest_patients_per_class
+        allowed_K = patients_of_classes(heldout if private else train, classes) >= fewest
         if bool(allowed_K.all()):
             return train, heldout
-        return train.take(allowed_K[train.labels_N]), heldout.take(allowed_K[heldout.labels_N])
+        tried = heldout.take(allowed_K[heldout.labels_N])
+        return (train if private else train.take(allowed_K[train.labels_N])), tried
 
     def release(self, reply: Reply, study: Study) -> Reply:
         """What leaves in place of ``reply``; releasing that again changes nothing.
@@ -85,7 +100,10 @@ class Gate:
         return self._release_update(reply, study)
 
     def _release_update(self, update: Update, study: Study) -> Update:
-        demand("loss" in self.policy.metrics, Code.POLICY, "policy.metrics does not allow the loss")
+        if is_private(study):
+            _demand_private(update)
+        else:
+            demand("loss" in self.policy.metrics, Code.POLICY, "policy.metrics does not allow the loss")
         weights = {update.weight, *update.class_weights_K.tolist()} - {0, WEIGHT_BOUND}
         demand(all(self._is_coarse(weight, study) for weight in weights), Code.POLICY, "a weight is not rounded")
         step = self.policy.loss_step
@@ -109,7 +127,18 @@ def open_gate(study: Study) -> Gate:
     return Gate(_EVERYTHING, study.study_id, bytes(16))
 
 
-def training_patients(train: PhotoSet, classes: int) -> Tensor:
+def _demand_private(update: Update) -> None:
+    """Stops what the noise of a private training does not cover.
+
+    Raises:
+        WireError: the update tells more than its noisy vector and the hospital's weight.
+    """
+    demand(update.loss == 0, Code.POLICY, "the loss of patients who are private")
+    same = bool((update.class_weights_K == update.weight).all())
+    demand(same, Code.POLICY, "which syndromes patients have who are private")
+
+
+def patients_of_classes(photos: PhotoSet, classes: int) -> Tensor:
     """Patients of each class, int64 (K,), on the photos' device."""
-    pairs_2P = torch.stack([train.labels_N, train.patients_N]).unique(dim=1)
+    pairs_2P = torch.stack([photos.labels_N, photos.patients_N]).unique(dim=1)
     return torch.bincount(pairs_2P[0], minlength=classes)

@@ -1,4 +1,4 @@
-"""What is a hospital's node? A folder: settings, keys, the approved kit, the memory of its answers, and its logs."""
+"""What is a hospital's node? A folder: settings, keys, the approved kit, its books, and its logs."""
 
 from __future__ import annotations
 
@@ -109,6 +109,7 @@ class Hospital:
         self.state, self.logs = folder / "state", folder / "logs"
         self.identity_key, self.node_key = self.keys / "identity.key", self.keys / "node.key"
         self.secret, self.memory = self.keys / "superexec.secret", self.state / "memory.sqlite"
+        self.ledger, self.audit = self.state / "ledger.sqlite", self.state / "audit.jsonl"
         self.rounding_secret = self.keys / "rounding.secret"
 
     @staticmethod

@@ -5,9 +5,12 @@ restarted) is answered with the stored reply: nothing is trained again, and no s
 is on the disk before it may leave: after kill -9 at any moment it is either stored, and is sent again, or it never
 left, and is computed anew.
 
-The tickets are in an SQLite database (write-ahead log, flushed at every commit, one process at a time). The last reply
-of each phase is a safetensors file beside it that says which question it answers; the next one takes its place. As a
-blob in the database, a reply of 97 MB took five times as long to store.
+The tickets are in a database that one process has for itself (client/database.py). The last reply of each phase is a
+safetensors file beside it that says which question it answers; the next one takes its place. As a blob in the database,
+a reply of 97 MB took five times as long to store.
+
+Of every masked sum that the hospital helped to open it remembers whose vectors were in it. It never helps to open
+another one of the same round: two sums that differ in one hospital are that hospital's update.
 """
 
 from __future__ import annotations
@@ -15,10 +18,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import sqlite3
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,36 +29,37 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from bioface_core.errors import HospitalError, WireError
 from bioface_core.evaluate import Counts
 from bioface_core.files import write_bytes
 from bioface_core.messages import Code, Evaluation, Phase, Reply, Request, Ticket, Update, demand
+from bioface_core.secure.session import require
+from client.database import Kind, as_failure, open_database
 
 _log = logging.getLogger("bioface.memory")
 
-_VERSION = 1
-_PATIENCE_S = 5.0  # a killed predecessor may take a moment to be gone
-_OWN_IT = "make room on the disk, and let the hospital's user own the folder"
 _TABLE = """
 CREATE TABLE IF NOT EXISTS answered (
     study TEXT, run TEXT, round INTEGER, attempt INTEGER, phase TEXT, ask INTEGER,
     PRIMARY KEY (study, run, round, attempt, phase, ask)
 ) WITHOUT ROWID
 """
+_OPENED = """
+CREATE TABLE IF NOT EXISTS opened (
+    study TEXT, run TEXT, round INTEGER, phase TEXT, survivors TEXT,
+    PRIMARY KEY (study, run, round, phase)
+) WITHOUT ROWID
+"""
 _THIS = "study = ? AND run = ? AND round = ? AND attempt = ? AND phase = ? AND ask = ?"
-
-
-@contextmanager
-def _as_failure() -> Iterator[None]:
-    """Turns a disk that does not take what it should into the one word that may leave.
-
-    Raises:
-        WireError: in its place.
-    """
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise WireError(Code.FAILED, f"the memory of answers cannot be written ({error}): {_OWN_IT}") from error
+_THIS_SUM = "study = ? AND run = ? AND round = ? AND phase = ?"
+_BEGUN = 0  # in place of an ask, which is 1 or more: a masked sum was begun under this ticket
+_KIND = Kind(
+    content="the memory of the answers this hospital has given",
+    tables=(_TABLE, _OPENED),
+    version=1,
+    remedy="restore it from a backup, or move it away and ask the lab to begin a new run (answers given before could "
+    "be asked for again)",
+)
+_as_failure = partial(as_failure, "the memory of answers")
 
 
 class Memory:
@@ -70,7 +74,7 @@ class Memory:
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
-        self._database = _open(path)
+        self._database = open_database(path, _KIND)
         for torn in path.parent.glob(f".{path.stem}-*.part"):  # a killed process was writing it
             torn.unlink()
 
@@ -94,6 +98,39 @@ class Memory:
             self._note(request.ticket)
             return reply
 
+    def begin(self, ticket: Ticket) -> None:
+        """Puts it on the disk that a masked sum was begun, so that a restarted process does not begin it a second time.
+
+        Raises:
+            SecureError: it was begun before.
+            WireError: the disk does not take it.
+        """
+        begun = replace(ticket, ask=_BEGUN)
+        with self._lock:
+            require(not self._was_answered(begun), "this sum was begun before: its keys are gone")
+            self._note(begun)
+
+    def check_opened(self, ticket: Ticket, survivors: Sequence[str]) -> None:
+        """Refuses another list of survivors than that of the sum which was opened of the same run, round and phase.
+
+        Raises:
+            SecureError: it is another.
+            WireError: the disk cannot be read.
+        """
+        found = self._opened(ticket)
+        require(found in (None, json.dumps(survivors)), "a sum of other hospitals was opened in this round before")
+
+    def note_opened(self, ticket: Ticket, survivors: Sequence[str]) -> None:
+        """Puts it on the disk whose sum is opened; nothing may be revealed before this returns.
+
+        Raises:
+            SecureError: a sum of others was opened in the same run, round and phase.
+            WireError: the disk does not take it.
+        """
+        with self._lock:
+            self.check_opened(ticket, survivors)
+            self._note_opened(ticket, json.dumps(survivors))
+
     def close(self) -> None:
         """Lets another process open the database."""
         self._database.close()
@@ -107,56 +144,29 @@ class Memory:
         """Puts it on the disk that the ticket was answered."""
         self._database.execute("INSERT INTO answered VALUES (?, ?, ?, ?, ?, ?)", _columns(ticket))
 
+    @_as_failure()
+    def _opened(self, ticket: Ticket) -> str | None:
+        found = self._database.execute(
+            f"SELECT survivors FROM opened WHERE {_THIS_SUM}", _sum_columns(ticket)
+        ).fetchone()
+        return None if found is None else str(found[0])
+
+    @_as_failure()
+    def _note_opened(self, ticket: Ticket, survivors: str) -> None:
+        self._database.execute(
+            "INSERT OR IGNORE INTO opened VALUES (?, ?, ?, ?, ?)", (*_sum_columns(ticket), survivors)
+        )
+
     def _reply_path(self, phase: Phase) -> Path:
         return self._path.with_name(f"{self._path.stem}-{phase.value}.safetensors")
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    """The database, made if there is none, and for this process alone.
-
-    Raises:
-        HospitalError: it cannot be used.
-    """
-    try:
-        path.touch(mode=0o600)
-        database = sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False)
-    except (OSError, sqlite3.Error) as error:
-        raise HospitalError(f"{path} cannot be opened ({error}): {_OWN_IT}") from error
-    try:
-        _prepare(database)
-    except sqlite3.Error as error:
-        database.close()
-        raise HospitalError(f"{path} {_explain(error)}") from error
-    return database
-
-
-def _prepare(database: sqlite3.Connection) -> None:
-    """Takes the database for this process, and makes sure that it is whole and of this version."""
-    for setting in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
-        database.execute(f"PRAGMA {setting}").fetchall()
-    if database.execute("PRAGMA quick_check").fetchall() != [("ok",)]:
-        raise sqlite3.DatabaseError("quick_check")
-    if database.execute("PRAGMA user_version").fetchone()[0] not in (0, _VERSION):
-        raise sqlite3.NotSupportedError("version")
-    database.execute(_TABLE)
-    database.execute(f"PRAGMA user_version = {_VERSION}")
-
-
-def _explain(error: sqlite3.Error) -> str:
-    """What is wrong with a database that cannot be opened, and what to do."""
-    if isinstance(error, sqlite3.NotSupportedError):
-        return f"is of another version, expected {_VERSION}: install the software that wrote it"
-    if isinstance(error, sqlite3.OperationalError):
-        busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-        return "is in use by another site process: stop it first" if busy else f"cannot be used ({error}): {_OWN_IT}"
-    return (
-        "is damaged, expected the memory of the answers this hospital has given: restore it from a backup, or move it "
-        "away and ask the lab to begin a new run (answers given before could be asked for again)"
-    )
-
-
 def _columns(ticket: Ticket) -> tuple[str | int, ...]:
     return ticket.study_id, ticket.run_id, ticket.round, ticket.attempt, ticket.phase.value, ticket.ask
+
+
+def _sum_columns(ticket: Ticket) -> tuple[str | int, ...]:
+    return ticket.study_id, ticket.run_id, ticket.round, ticket.phase.value
 
 
 def _question(request: Request) -> dict[str, str]:

@@ -8,6 +8,7 @@ Legend: n values of the vector, K syndromes.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,16 @@ from torch import Tensor
 
 from bioface_core.bundle import build_bundle, bundle_sha256
 from bioface_core.config import Study
+from bioface_core.errors import ConfigError
 from bioface_core.layout import layout_of
 from bioface_core.model import Recogniser, set_trainable
 from bioface_core.store import Store, as_studied, read_store
+from client.books import open_ledger
 from client.enrol import check_kit
+from client.forecast import Forecast, Past, forecast, overspent
 from client.hospital import Hospital
-from client.policy import Policy, violations
+from client.people import patient_marks
+from client.policy import Policy, is_private, too_little_noise, violations
 from client.site import patient_weight
 
 _FLOAT_BYTES, _COUNT_BYTES = 4, 8
@@ -92,7 +97,8 @@ class Review:
         values: n, numbers in an update.
         weight: as it would leave.
         installed_sha256: hash of the lab's code as it is installed here, None where that is not known.
-        obstacles: why the hospital would answer nothing, and what to do; empty if it would.
+        forecast: of what the study costs in privacy; None for one without differential privacy for each patient.
+        obstacles: why the hospital would answer nothing, or not to the end, and what to do; empty if it would.
     """
 
     hospital: str
@@ -103,6 +109,7 @@ class Review:
     values: int
     weight: int
     installed_sha256: str | None
+    forecast: Forecast | None
     obstacles: tuple[str, ...]
 
     @property
@@ -133,6 +140,7 @@ class Review:
             "policy": self.policy.model_dump(mode="json"),
             "bundle_sha256": self.study.bundle_sha256,
             "same_code": self.same_code,
+            "forecast": None if self.forecast is None else asdict(self.forecast),
             "obstacles": list(self.obstacles),
         }
 
@@ -146,6 +154,7 @@ def review(
     identity_key: str,
     lab: str,
     values: int,
+    past: Past,
     installed_sha256: str | None = None,
 ) -> Review:
     """Puts a review together.
@@ -158,17 +167,21 @@ def review(
         identity_key: its own public key, 64 hexadecimal digits.
         lab: the lab's address.
         values: n, the length of the study's vector (``vector_length``).
+        past: what the ledger says of the store's training patients.
         installed_sha256: hash of the lab's code as it is installed here, if it is known.
     """
-    holdings = held(store, policy)
+    holdings = held(store, policy, is_private(study))
     patients = sum(row.train_patients for row in holdings if row.takes_part)
+    expected, noise = _forecast(study, policy, patients, values, past)
     obstacles = (
         *_not_a_member(study, hospital, identity_key),
         *violations(policy, study),
         *_too_few_patients(policy, patients),
+        *noise,
+        *overspent(policy, expected),
     )
     weight = patient_weight(patients, study.federation)
-    return Review(hospital, lab, study, policy, holdings, values, weight, installed_sha256, obstacles)
+    return Review(hospital, lab, study, policy, holdings, values, weight, installed_sha256, expected, obstacles)
 
 
 def review_kit(hospital: Hospital, folder: Path) -> Review:
@@ -179,14 +192,17 @@ def review_kit(hospital: Hospital, folder: Path) -> Review:
         PhotoError: the store cannot be read.
     """
     kit, settings = check_kit(hospital, folder), hospital.settings
+    prepared = read_store(settings.store)
+    store = as_studied(prepared, kit.study.syndromes)
     return review(
         kit.study,
         settings.policy,
-        as_studied(read_store(settings.store), kit.study.syndromes),
+        store,
         hospital=settings.name,
         identity_key=hospital.identity,
         lab=f"{kit.address}, authority SHA-256 {kit.authority_sha256}",
         values=vector_length(kit.study),
+        past=_past(hospital, prepared, store),
         installed_sha256=bundle_sha256(build_bundle()),
     )
 
@@ -199,15 +215,35 @@ def vector_length(study: Study) -> int:
     return layout_of(model).size
 
 
-def held(store: Store, policy: Policy) -> tuple[Held, ...]:
-    """What a store holds of each of its classes, and which of them may be used."""
+def held(store: Store, policy: Policy, private: bool) -> tuple[Held, ...]:
+    """What a store holds of each of its classes, and which of them may be used: where each patient is private, all."""
     rows = []
     for label, syndrome in enumerate(store.classes):
         of_class_N = store.photos.labels_N == label
         train = _patients_and_photos(store, of_class_N & ~store.heldout_N)
         heldout = _patients_and_photos(store, of_class_N & store.heldout_N)
-        rows.append(Held(syndrome, *train, *heldout, takes_part=train[0] >= policy.fewest_patients_per_class))
+        rows.append(
+            Held(syndrome, *train, *heldout, takes_part=private or train[0] >= policy.fewest_patients_per_class)
+        )
     return tuple(rows)
+
+
+def _past(hospital: Hospital, prepared: Store, studied: Store) -> Past:
+    """What a study's patients have lost before, found out on a copy of the ledger."""
+    key, policy = hospital.rounding_key, hospital.settings.policy
+    with closing(open_ledger(hospital)) as ledger:
+        ledger.recognise(patient_marks(prepared.photos, key), policy.trust_newcomers)
+        return Past(ledger.spending(), ledger.patients(patient_marks(studied.train(), key)))
+
+
+def _forecast(
+    study: Study, policy: Policy, patients: int, values: int, past: Past
+) -> tuple[Forecast | None, list[str]]:
+    """What a study costs, and why its noise will not do."""
+    try:
+        return forecast(study, patients, values, past), too_little_noise(policy, study, patients)
+    except ConfigError as error:
+        return None, [f"At this hospital the study's budget cannot be kept: {error}"]
 
 
 def _patients_and_photos(store: Store, chosen_N: Tensor) -> tuple[int, int]:

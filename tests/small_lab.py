@@ -78,7 +78,7 @@ def allowing(folder: Path) -> Hospital:
     """The hospital in ``folder`` once its administrator has allowed what a study needs."""
     path = folder / "hospital.yaml"
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    settings["policy"]["metrics"] = ["loss", "counts"]
+    settings["policy"] |= {"metrics": ["loss", "counts"], "epsilon": None, "must_mask": False}
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     return Hospital.open(folder)
 

@@ -22,12 +22,14 @@ from rich.console import Console
 
 from bioface_core.config import Study
 from bioface_core.errors import HospitalError
-from bioface_core.identity import certificate_sha256
+from bioface_core.identity import certificate_sha256, read_identity
 from bioface_core.photos import Demographics
 from bioface_core.start import Start, write_start
 from bioface_core.store import Store, write_store
 from bioface_core.weights import random_base
 from client import doctor
+from client.audit import AuditLog
+from client.books import begin_books
 from client.doctor import describe, diagnose
 from client.finding import Finding
 from client.health import HealthServer
@@ -107,9 +109,11 @@ def hospital_folder(at: Path, authority: Authority, port: int) -> Path:
     (folder / "join-request.json").write_text(json.dumps(request))
     write_store(at / "store", a_store())
     ports = {name: free_port() for name in ("runtime", "health", "metrics")}
-    policy = {"metrics": ["loss", "counts"]}
+    policy = {"metrics": ["loss", "counts"], "epsilon": None, "must_mask": False, "largest_share": 1}
     settings = {"name": "charite", "store": str(at / "store"), "device": "cpu", "ports": ports, "policy": policy}
     (folder / "hospital.yaml").write_text(yaml.safe_dump(settings))
+    hospital = Hospital.open(folder)
+    begin_books(hospital, read_identity(hospital.identity_key, HospitalError))
     start = Start(random_base(a_study().model, seed=0), None)
     (folder / "kit" / "start").mkdir()
     write_start(folder / "kit" / "start", start)
@@ -219,6 +223,18 @@ def nothing_approved(world: World) -> None:
         path.unlink()
 
 
+def lost_ledger(world: World) -> None:
+    Hospital.open(world.folder).ledger.unlink()
+
+
+def altered_log(world: World) -> None:
+    log = AuditLog(Hospital.open(world.folder).audit, read_identity(world.folder / "keys/identity.key", HospitalError))
+    log.record(what="answered")
+    log.close()
+    log_path = Hospital.open(world.folder).audit
+    log_path.write_bytes(log_path.read_bytes().replace(b"answered", b"refused!"))
+
+
 def strict_policy(world: World) -> None:
     world.settings(policy={"metrics": ["loss"]})
 
@@ -255,6 +271,8 @@ def wrong_clock(world: World) -> None:
         (other_syndromes, "syndromes", "none of the study's syndromes", "called as in the study"),
         (few_patients, "syndromes", "9 training patients", "policy"),
         (nothing_approved, "approval", "approve", "bioface hospital approve"),
+        (lost_ledger, "books", "ledger.sqlite is missing", "restore it from a backup"),
+        (altered_log, "books", "line 1 was altered", "bioface hospital audit"),
         (strict_policy, "approval", "the policy forbids the approved study", "hospital.yaml"),
         (same_ports, "ports", "the same", "different"),
         (revoked, "registration", "revoked, or never registered", "ask the lab"),
@@ -274,7 +292,7 @@ def test_a_fault_is_called_by_its_name(
 def test_keys_made_anew_are_not_those_that_the_lab_knows(world: World) -> None:
     other_keys(world)
     found = world.diagnose()
-    assert world.faults() == ["join-request", "approval"]
+    assert world.faults() == ["join-request", "books", "approval"]
     assert "identity key is not the one of the join request" in found["join-request"].found
     assert "the study's roster does not hold charite" in found["approval"].found
 

@@ -16,7 +16,10 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from bioface_core.accounting import Charge
 from bioface_core.cli import main
+from bioface_core.messages import Phase, Ticket
+from client.books import open_books
 from client.hospital import Hospital
 from server.lab import Lab
 from server.provision import fingerprint
@@ -136,6 +139,62 @@ def test_a_review_changes_nothing_and_says_what_to_do(world: World, bioface: Bio
     said = done(bioface("hospital", "review", "lab/kits/charite", "--at", "charite"))
     assert "bioface hospital approve KIT" in said and world.lab.issued().study_id in re.sub(r"\s", "", said)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_new_hospital_s_books_are_empty_and_in_order(bioface: Bioface, world: World) -> None:
+    statement = json.loads(done(bioface("hospital", "ledger", "--at", "charite", "--json")))
+    assert statement == {"limit": None, "delta": 0.0001, "studies": [], "shares": [], "approved": None}
+    said = done(bioface("hospital", "ledger", "--at", "charite"))
+    assert "(policy.epsilon): no limit" in said and "Nothing was spent yet" in said
+    assert json.loads(done(bioface("hospital", "audit", "--at", "charite", "--json"))) == {
+        "in_order": True,
+        "lines": 0,
+        "fault": None,
+    }
+    assert f"0 lines are in order, signed by {world.hospitals['charite'].identity}" in done(
+        bioface("hospital", "audit", "--at", "charite")
+    )
+
+
+def test_an_altered_log_is_told_by_its_line_and_status(bioface: Bioface, world: World) -> None:
+    hospital = world.hospitals["charite"]
+    books = open_books(hospital)
+    for what in ("answered", "refused"):
+        books.log.record(what=what)
+    books.close()
+    assert json.loads(done(bioface("hospital", "audit", "--at", "charite", "--json")))["lines"] == 2
+    hospital.audit.write_bytes(hospital.audit.read_bytes().replace(b"refused", b"honest!"))
+    status, said, _ = bioface("hospital", "audit", "--at", "charite")
+    assert status == 1 and "1 lines are in order" in said and "line 2 was altered" in said
+
+
+def test_a_ledger_says_what_was_spent_by_whom(bioface: Bioface, world: World) -> None:
+    hospital = world.hospitals["charite"]
+    books, patients = open_books(hospital), [frozenset({b"one"}), frozenset({b"two"}), frozenset({b"three"})]
+    books.ledger.recognise(patients)
+    asked = Ticket("f" * 64, "run", 1, 1, Phase.TRAIN)
+    books.ledger.charge(asked, Charge(2.0, 1.0, 1), patients[:2])
+    books.close()
+    statement = json.loads(done(bioface("hospital", "ledger", "--at", "charite", "--json")))
+    worst, rest = statement["shares"]
+    assert (worst["patients"], rest["patients"], rest["epsilon"]) == (2, 1, 0)
+    assert statement["studies"][0]["epsilon"] == worst["epsilon"] > 1
+    said = done(bioface("hospital", "ledger", "--at", "charite"))
+    assert f"{worst['epsilon']:.3f}" in said and "ffffffffffff" in said
+
+
+def test_books_that_are_not_of_the_same_time_are_refused(bioface: Bioface, world: World) -> None:
+    hospital = world.hospitals["charite"]
+    books = open_books(hospital)
+    books.log.record((7,), what="answered")
+    books.close()
+    for command in ("ledger", "review"):
+        kit = [] if command == "ledger" else ["lab/kits/charite"]
+        status, _, error = bioface("hospital", command, *kit, "--at", "charite")
+        assert status == 2 and "holds 0 charges, and the audit log tells of 7" in error and error.count("\n") == 1
+    hospital.ledger.unlink()
+    status, _, error = bioface("hospital", "ledger", "--at", "charite")
+    assert status == 2 and "ledger.sqlite is missing" in error
 
 
 def test_a_refusal_names_the_setting_that_would_allow_it(bioface: Bioface, world: World, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -9,16 +10,18 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from bioface_core import accounting
+from bioface_core.config import Study
 from bioface_core.errors import WireError
 from bioface_core.evaluate import Counts
 from bioface_core.messages import WEIGHT_BOUND, Code, Evaluation, Phase, Request, Ticket, Update
-from client.gate import Gate, open_gate, training_patients
+from client.gate import Gate, open_gate, patients_of_classes
 from client.policy import Policy, violations
 from tests.small_federation import CLASSES, SIZE, SmallLearner, photos_of, small_study
 
 STUDY = small_study()
 KEY = bytes(range(16))
-ALLOWS = Policy(metrics=("loss", "counts"))
+ALLOWS = Policy(metrics=("loss", "counts"), epsilon=None, must_mask=False)
 TICKET = Ticket(STUDY.study_id, "run", 1, 1, Phase.TRAIN)
 REQUEST = Request(TICKET, SmallLearner.schema, torch.zeros(SIZE))
 UPDATE = Update(TICKET, "hospital-1", SmallLearner.schema, torch.zeros(SIZE), 40, torch.tensor([40, 0, 40]), 1.23456)
@@ -36,7 +39,8 @@ def code_of(error: pytest.ExceptionInfo[WireError]) -> str:
 
 def test_a_policy_that_says_nothing_allows_no_study() -> None:
     found = violations(Policy(), STUDY)
-    assert len(found) == 2 and "add loss to policy.metrics" in found[0] and "add counts to policy.metrics" in found[1]
+    allowing = ("add loss to policy.metrics", "add counts to policy.metrics", "epsilon: null", "must_mask: false")
+    assert len(found) == len(allowing) and all(setting in one for setting, one in zip(allowing, found, strict=True))
     assert violations(ALLOWS, STUDY) == []
 
 
@@ -60,7 +64,94 @@ def test_each_rule_says_what_is_asked_and_what_is_allowed(
     assert said is None or said in found[0]
 
 
-@pytest.mark.parametrize("content", [{"metric": ["loss"]}, {"metrics": ["confusion"]}, {"count_step": 0}])
+SHIPPED = Policy(metrics=("counts",))
+
+
+def private_study(**privacy: Any) -> Study:
+    roster = [
+        {"name": name, "identity_key": digit * 64} for name, digit in (("bonn", "a"), ("jena", "b"), ("ulm", "c"))
+    ]
+    changes = {"privacy": {"unit": "patient"} | privacy, "secure": {"enabled": True}, "roster": roster}
+    return STUDY.replace(changes)
+
+
+@pytest.fixture
+def noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quick accountant: the noise is the number of steps over epsilon."""
+    monkeypatch.setattr(accounting, "noise_for", lambda epsilon, delta, rate, steps: steps / epsilon)
+
+
+@pytest.mark.parametrize(
+    ("rules", "study", "said"),
+    [
+        ({}, private_study(), None),
+        ({}, private_study(unit="none"), "to allow it, set policy.epsilon: null"),
+        ({}, private_study(epsilon=8.5), "8.5, and the policy allows 8 over all studies"),
+        ({"epsilon": None}, private_study(epsilon=8.5), None),
+        ({"epsilon": 0}, private_study(epsilon=0.1), "set policy.epsilon: 0.1"),
+        ({}, private_study(delta=2e-4), "to allow it, set policy.delta: 0.0002"),
+        ({"epsilon": None}, private_study(delta=2e-4), "policy.delta"),
+        ({}, private_study().replace({"secure": {"enabled": False}}), "to allow it, set policy.must_mask: false"),
+        ({"largest_share": 0.3}, private_study(), "to allow it, set policy.largest_share: 0.334"),
+        ({"largest_share": 0.334}, private_study(), None),
+        ({"largest_share": 1 / 3}, private_study(), None),
+    ],
+)
+def test_privacy_is_demanded_unless_the_policy_says_otherwise(
+    rules: dict[str, Any], study: Study, said: str | None
+) -> None:
+    found = violations(SHIPPED.model_copy(update={"metrics": ("loss", "counts")} | rules), study)
+    assert len(found) == (said is not None), found
+    assert said is None or said in found[0]
+
+
+def test_a_private_study_asks_for_no_loss() -> None:
+    assert violations(SHIPPED, private_study()) == []
+    assert "add counts" in violations(Policy(), private_study())[0]
+
+
+@pytest.mark.parametrize(
+    ("share", "hospitals"), [(1, 1), (0.5, 2), (0.34, 3), (1 / 3, 3), (0.3, 4), (0.1, 10), (0.05, 20)]
+)
+def test_a_share_is_a_number_of_hospitals(share: float, hospitals: int) -> None:
+    assert Policy(largest_share=share).fewest_survivors == hospitals
+
+
+def test_too_little_noise_is_refused_before_anything_is_computed(noise: None) -> None:
+    study = private_study(epsilon=8, steps=1)  # three rounds: a noise of 3 / 8
+    admitted = replace(REQUEST, ticket=replace(TICKET, study_id=study.study_id))
+    gate(SHIPPED, study.study_id).admit(admitted, study, 12)
+    stricter = SHIPPED.model_copy(update={"least_noise": 0.4})
+    with pytest.raises(WireError, match="set policy.least_noise: 0.375") as error:
+        gate(stricter, study.study_id).admit(admitted, study, 12)
+    assert code_of(error) == Code.POLICY
+
+
+@pytest.mark.parametrize(
+    ("changes", "allowed"),
+    [
+        ({}, True),
+        ({"loss": 0.01}, False),
+        ({"class_weights_K": torch.tensor([40, 0, 40])}, False),
+        ({"weight": 0, "class_weights_K": torch.zeros(3, dtype=torch.int64)}, True),
+    ],
+)
+def test_no_more_of_a_private_patient_leaves_than_the_noisy_vector(changes: dict[str, Any], allowed: bool) -> None:
+    update = replace(UPDATE, loss=0.0, class_weights_K=torch.tensor([40, 40, 40]))
+    update = replace(update, **changes)
+    with nullcontext() if allowed else pytest.raises(WireError):
+        gate(SHIPPED).release(update, private_study())
+
+
+def test_private_photos_are_not_chosen_by_who_else_is_there() -> None:
+    train, heldout = photos_of([0, 0, 0, 1, 1, 2, 2, 2, 2]), photos_of([0, 1, 1, 1, 2, 2, 2])
+    chosen, tried = gate().select(train, heldout, CLASSES, private=True)
+    assert chosen is train and tried.labels_N.tolist() == [1, 1, 1, 2, 2, 2], "by held-out patients alone"
+
+
+@pytest.mark.parametrize(
+    "content", [{"metric": ["loss"]}, {"metrics": ["confusion"]}, {"count_step": 0}, {"epsilon": -1}, {"delta": 1}]
+)
 def test_a_policy_with_a_typing_error_is_refused(content: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Policy.model_validate(content)
@@ -142,7 +233,7 @@ def test_a_class_of_few_patients_takes_no_part() -> None:
 
 def test_patients_count_and_photos_do_not() -> None:
     photos = replace(photos_of([0, 0, 0, 1, 1]), patients_N=torch.tensor([7, 7, 7, 1, 2]))
-    assert training_patients(photos, CLASSES).tolist() == [1, 2, 0]
+    assert patients_of_classes(photos, CLASSES).tolist() == [1, 2, 0]
 
 
 def test_an_open_gate_changes_nothing() -> None:

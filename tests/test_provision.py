@@ -143,7 +143,7 @@ def test_the_shipped_template_can_be_approved() -> None:
     """`bioface lab init` starts from configs/lab.yaml, whose every setting a hospital's policy can allow."""
     study = read_study(find_study("lab"))
     assert study.roster == () and study.model.norm == "frozen" and len(study.syndromes) == 10
-    assert violations(Policy(metrics=("loss", "counts")), study) == []
+    assert violations(Policy(metrics=("loss", "counts"), epsilon=None, must_mask=False), study) == []
 
 
 def test_the_roster_says_who_may_connect(world: World) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
+from bioface_core import accounting
+from bioface_core.accounting import Charge, plan_of
 from bioface_core.config import Study
+from bioface_core.errors import ConfigError
 from bioface_core.evaluate import Counts
 from bioface_core.learner import Learner
 from bioface_core.messages import Evaluation, Phase, Request, Ticket, Update
@@ -19,12 +23,33 @@ from bioface_core.store import Store
 from bioface_core.weights import Base
 from bioface_core.wire import pack_reply, pack_request, payload_bytes
 from client.explain import describe, sections
+from client.forecast import Past
 from client.policy import Policy
 from client.review import Review, Traffic, held, review, vector_length
+from client.spending import EpsilonOf, Spending
 from tests.small_federation import CLASSES, SIZE, photos_of, small_study
 
 KEY, BUNDLE = "a" * 64, "b" * 64
-ALLOWS = Policy(metrics=("loss", "counts"))
+ALLOWS = Policy(metrics=("loss", "counts"), epsilon=None, must_mask=False)
+
+
+def plain_epsilon(charges: Sequence[Charge], delta: float) -> float:
+    """An accountant that is quick and easy to follow: each step costs what its noise leaves."""
+    return sum(charge.steps / charge.noise_multiplier for charge in charges)
+
+
+def plain_noise(epsilon: float, delta: float, rate: float, steps: int) -> float:
+    if epsilon > 1e5:
+        raise ConfigError("next to no noise keeps it")
+    return steps / epsilon
+
+
+@pytest.fixture(autouse=True)
+def a_plain_accountant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the real one, which takes seconds."""
+    if "slow" not in request.keywords:
+        monkeypatch.setattr(accounting, "epsilon_of", plain_epsilon)
+        monkeypatch.setattr(accounting, "noise_for", plain_noise)
 
 
 def issued(**federation: Any) -> Study:
@@ -41,8 +66,20 @@ def a_store() -> Store:
     return Store(("down", "noonan", "williams"), photos, heldout_N, Demographics.unknown(len(photos)))
 
 
+def past(*charges: Charge, accountant: EpsilonOf = plain_epsilon) -> Past:
+    """What 14 patients have lost, all of them the same."""
+    histories = dict.fromkeys(range(14), frozenset({(1, 1)}))
+    return Past(Spending({1: charges}, histories, accountant, 1e-4), dict.fromkeys(range(14), 1))
+
+
 def reviewed(policy: Policy = ALLOWS, study: Study | None = None, **changes: Any) -> Review:
-    settings = {"hospital": "charite", "identity_key": KEY, "lab": "lab.example.org:8443", "values": SIZE}
+    settings = {
+        "hospital": "charite",
+        "identity_key": KEY,
+        "lab": "lab.example.org:8443",
+        "values": SIZE,
+        "past": past(),
+    }
     return review(study or issued(), policy, a_store(), **{**settings, **changes})
 
 
@@ -53,7 +90,7 @@ def text(found: Review) -> str:
 
 
 def test_patients_are_counted_by_syndrome_and_part() -> None:
-    rows = held(a_store(), ALLOWS)
+    rows = held(a_store(), ALLOWS, private=False)
     assert [(row.train_patients, row.train_photos) for row in rows] == [(7, 8), (2, 2), (7, 7)]
     assert [(row.heldout_patients, row.heldout_photos) for row in rows] == [(2, 2), (1, 1), (2, 2)]
     assert [row.takes_part for row in rows] == [True, False, True]
@@ -114,10 +151,81 @@ def test_the_text_answers_a_data_protection_officer() -> None:
         "Williams",
         "no, too few",
         "The lab's code never runs here",
-        "no differential privacy in this version",
+        "no differential privacy for patients in this study",
+        "this study does not mask them",
+        "and, for each syndrome, whether training patients of it take part here",
         "To take part: bioface hospital approve KIT.",
     ):
         assert part in said, part
+
+
+def private(**privacy: Any) -> Study:
+    settings = {"unit": "patient", "epsilon": 3.0, "delta": 1e-5, "batch": 4, "steps": 5} | privacy
+    roster = [*issued().model_dump()["roster"], {"name": "lyon", "identity_key": "e" * 64}]
+    return issued().replace({"privacy": settings, "secure": {"enabled": True}, "roster": roster})
+
+
+DEMANDS = Policy(metrics=("counts",))
+
+
+def test_a_private_study_is_within_the_policy_as_it_is_shipped_but_for_the_counts() -> None:
+    found = reviewed(DEMANDS, private())
+    assert found.obstacles == () and all(row.takes_part for row in found.held)
+    said = " ".join(text(found).split())
+    assert found.forecast is not None and [after.rounds for after in found.forecast.after] == [1, 2, 3]
+    for part in (
+        "takes 5 steps, each on one photo of about 4 training patients drawn at random",
+        "16 training patients",
+        "All but the name is masked",
+        "After 3 rounds, epsilon is 3.00 by this study alone",
+        "the policy allows 8",
+        "as long as the longest possible sum of 4 patients' gradients",
+        "The counts of held-out patients are rounded and have none",
+    ):
+        assert part in said, part
+    assert "mean loss" not in said and "whether training patients of it" not in said and "does not mask" not in said
+
+
+def test_the_forecast_is_of_the_study_and_of_what_was_spent_before() -> None:
+    found, before = reviewed(DEMANDS, private()).forecast, Charge(2.0, 0.5, 100)
+    burdened = reviewed(DEMANDS, private(), past=past(before)).forecast
+    assert found is not None and burdened is not None
+    plan = plan_of(private(), 20)
+    assert found.noise_multiplier == plan.noise_multiplier and found.patients_per_step == 4
+    signal = 4 * plan.clip
+    assert found.noise_to_signal == pytest.approx(plan.noise_multiplier * plan.clip * SIZE**0.5 / signal)
+    assert [after.study for after in found.after] == [plan.epsilon_after(rounds) for rounds in (1, 2, 3)]
+    assert found.after[-1].study <= 3 and found.spent == 0
+    assert burdened.spent == plain_epsilon([before], 1e-4)
+    for one, other in zip(burdened.after, found.after, strict=True):
+        assert one.in_all == pytest.approx(other.in_all + burdened.spent) and one.study == other.study
+
+
+@pytest.mark.slow
+def test_the_real_accountant_s_forecast_keeps_the_budget() -> None:
+    found = reviewed(DEMANDS, private(), past=past(accountant=accounting.epsilon_of)).forecast
+    assert found is not None and 2.9 < found.after[-1].study <= 3
+    assert 0 < found.after[-1].in_all < found.after[-1].study, "the policy's delta is larger"
+    assert [one.study for one in found.after] == sorted(one.study for one in found.after)
+
+
+def test_a_study_that_the_ledger_would_end_is_an_obstacle() -> None:
+    found = reviewed(DEMANDS, private(), past=past(Charge(100.0, 0.5, 800)))
+    assert len(found.obstacles) == 1 and "the ledger would end it early" in found.obstacles[0]
+    assert json.loads(json.dumps(found.to_json()))["forecast"]["spent"] == 8.0
+
+
+@pytest.mark.parametrize(
+    ("study", "policy", "said"),
+    [
+        (private(epsilon=9.0), DEMANDS, "set policy.epsilon: 9"),
+        (private(delta=1e-3), DEMANDS, "set policy.delta: 0.001"),
+        (private(), DEMANDS.model_copy(update={"least_noise": 90.0}), "set policy.least_noise: "),
+        (private(epsilon=1e6, steps=1), DEMANDS.model_copy(update={"epsilon": None}), "budget cannot be kept"),
+    ],
+)
+def test_each_limit_of_privacy_is_an_obstacle_with_what_would_lift_it(study: Study, policy: Policy, said: str) -> None:
+    assert any(said in obstacle for obstacle in reviewed(policy, study).obstacles)
 
 
 def test_nothing_is_claimed_that_the_policy_does_not_keep() -> None:

@@ -1,4 +1,4 @@
-"""What can a hospital type? Make its keys and request, review and approve a study, take part, find a fault."""
+"""What can a hospital type? Make its keys, review and approve a study, take part, find a fault, read its books."""
 
 from __future__ import annotations
 
@@ -67,4 +67,26 @@ def doctor(at: At = _HOSPITAL, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-COMMANDS = (init, review, approve, join, doctor)
+def ledger(at: At = _HOSPITAL, as_json: AsJson = False) -> None:
+    """Show what this hospital's patients have spent of their privacy, and what is left. Changes nothing."""
+    from client.hospital import Hospital
+    from client.statement import describe, draw_up
+
+    statement = draw_up(Hospital.open(at))
+    show(statement.to_json() if as_json else describe(statement), as_json)
+
+
+def audit(at: At = _HOSPITAL, as_json: AsJson = False) -> None:
+    """Look through the log of all that was asked and all that left. Exit status 1 if a line was touched."""
+    from client.audit import verify
+    from client.hospital import Hospital
+
+    hospital = Hospital.open(at)
+    verdict = verify(hospital.audit, hospital.identity)
+    in_order = f"{hospital.audit}: {verdict.lines} lines are in order, signed by {hospital.identity}"
+    show(verdict.to_json() if as_json else f"{in_order}; {verdict.fault}" if verdict.fault else in_order, as_json)
+    if verdict.fault:
+        raise typer.Exit(1)
+
+
+COMMANDS = (init, review, approve, join, doctor, ledger, audit)
