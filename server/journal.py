@@ -83,6 +83,20 @@ class Aggregated:
 
 
 @dataclass(frozen=True)
+class Survived:
+    """The masked vectors of these hospitals are in the sum that they are about to be asked to open.
+
+    Whatever becomes of this attempt, no other sum of this round and phase may be opened: two sums that differ in one
+    hospital are that hospital's update.
+    """
+
+    round: int
+    attempt: int
+    phase: str
+    hospitals: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Checkpointed:
     """The round is done; its file, about to be written, has this SHA-256."""
 
@@ -101,7 +115,7 @@ class Failed:
     reason: str
 
 
-Entry = Opened | Started | Answered | LeftOut | Dropped | Aggregated | Checkpointed | Failed
+Entry = Opened | Started | Answered | LeftOut | Dropped | Survived | Aggregated | Checkpointed | Failed
 
 # A reply takes effect when the round is aggregated: its line may wait for that line's fsync.
 _MAY_WAIT = (Answered, LeftOut, Dropped)
@@ -153,6 +167,15 @@ class Journal:
     def attempts(self, round_: int) -> int:
         """How often a round was begun."""
         return sum(entry["event"] == "started" and entry["round"] == round_ for entry in self._entries)
+
+    def aggregations(self) -> int:
+        """How many sums were taken, those of rounds that were begun again included."""
+        return sum(entry["event"] == "aggregated" for entry in self._entries)
+
+    def survivors(self, round_: int, phase: str) -> tuple[str, ...]:
+        """The hospitals whose sum may have been opened in this round and phase; none if no sum was."""
+        found = [entry for entry in self._entries if entry["event"] == "survived" and entry["round"] == round_]
+        return next((tuple(entry["hospitals"]) for entry in found if entry["phase"] == phase), ())
 
     def checkpoints(self) -> dict[int, str]:
         """Round to the SHA-256 its file must have, as last announced."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 import torch
 from scipy import stats
@@ -11,6 +14,8 @@ from bioface_core.config import Study
 from bioface_core.errors import ConfigError
 from bioface_core.secret import SecretRandom
 from server.central import CentralPlan
+from server.journal import Journal
+from tests.small_federation import run_small, small_study
 
 KEY = bytes(range(32))
 
@@ -37,6 +42,19 @@ def test_the_mean_gets_the_noise_of_the_sum() -> None:
     assert stats.kstest(noise.numpy() / (2.0 * 3.0 / 10), "norm").pvalue > 1e-6
     assert stats.kstest(noise.numpy() / (2.0 * 3.0), "norm").pvalue < 1e-6
     assert noise.dtype == torch.float32
+
+
+def test_every_round_of_a_run_gets_fresh_noise(tmp_path: Path) -> None:
+    private = small_study(weighting="equal").replace({"privacy": {"unit": "hospital", "clip": 1.0, "epsilon": 8.0}})
+    plain = small_study(weighting="equal", norm_bound=1.0)
+    first, second = (run_small(tmp_path / name, private).server.vector for name in ("first", "second"))
+    without = run_small(tmp_path / "without", plain).server.vector
+    assert not torch.equal(first, second), "the noise is secret: no two runs are the same"
+    rounds, hospitals = private.federation.rounds, private.simulation.hospitals
+    deviation = rounds**0.5 * CentralPlan.of(private).noise_multiplier / hospitals
+    assert 0.5 < float((first - without).std()) / deviation < 1.6
+    with closing(Journal(tmp_path / "first" / "journal.jsonl")) as journal:
+        assert journal.aggregations() == rounds
 
 
 def test_few_hospitals_are_told_that_they_drown() -> None:

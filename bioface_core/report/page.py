@@ -149,6 +149,8 @@ def facts(report: Report) -> list[tuple[str, str]]:
         ("Loss", loss),
         ("Local training", f"{words.plural(study.train.epochs, 'epoch')} a round, batch {study.train.batch}"),
         ("Federation", f"{study.federation.strategy}, {words.plural(study.federation.rounds, 'round')}"),
+        ("Privacy", words.privacy(study)),
+        ("Secure aggregation", "on: the lab's side sees sums" if study.secure.enabled else "off"),
         *((name, version) for name, version in report.software.items()),
     ]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bioface_core.evaluate import Difference, Rate
 
 if TYPE_CHECKING:
+    from bioface_core.config import Study
     from bioface_core.report.facts import Report
 
 NOT_KNOWN = "\N{EN DASH}"
@@ -37,6 +38,17 @@ def points(share: float) -> str:
 def plural(number: int, noun: str) -> str:
     """``1 hospital``, ``5 hospitals``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def privacy(study: Study) -> str:
+    """What a study promises, and to whom."""
+    settings = study.privacy
+    if settings.unit == "none":
+        return "none"
+    promise = f"epsilon {settings.epsilon:g}, delta {settings.delta:g} over all rounds, clipping norm {settings.clip:g}"
+    if settings.unit == "hospital":
+        return f"for each hospital, by the server's noise: {promise}"
+    return f"for each patient: {promise}; those alone and all pooled train without it"
 
 
 def headline(report: Report) -> tuple[str, ...]:
