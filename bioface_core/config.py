@@ -45,7 +45,8 @@ class Study(Section):
         seed: every random choice of the run derives from it.
         syndromes: the classes, in order: keys of configs/syndromes.yaml, or class names of the stores. Empty: taken
             from the simulation's stores.
-        roster: the hospitals of a deployed federation, filled in by ``bioface lab invite``; empty in a simulation.
+        roster: the hospitals of a deployed federation, filled in by ``bioface lab invite``; empty in a
+            simulation that masks nothing.
         bundle_sha256: hash of the app bundle that the lab runs, filled in with the roster.
         identities_sha256: hash of the public people of stage 1, filled in with the roster.
     """
@@ -73,6 +74,15 @@ class Study(Section):
             repeated = {name for name in names if names.count(name) > 1}
             if repeated:
                 raise ValueError(f"{where} names {', '.join(sorted(repeated))} more than once: name each once")
+        return self
+
+    @model_validator(mode="after")
+    def _masks_need_a_circle(self) -> Study:
+        if self.secure.enabled and self.roster and not 3 <= len(self.roster) <= 20:
+            raise ValueError(
+                f"roster names {len(self.roster)} hospitals, and secure.enabled needs 3 to 20: name more, or fewer, or "
+                "set secure.enabled: false"
+            )
         return self
 
     @model_validator(mode="after")

@@ -39,8 +39,17 @@ def make_identity(path: Path) -> Ed25519PrivateKey:
         FileExistsError: something is there.
     """
     key = Ed25519PrivateKey.generate()
-    write_secret(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    write_identity(path, key)
     return key
+
+
+def write_identity(path: Path, key: Ed25519PrivateKey) -> None:
+    """Writes an identity to ``path``.
+
+    Raises:
+        FileExistsError: something is there.
+    """
+    write_secret(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def make_node_key(path: Path) -> str:

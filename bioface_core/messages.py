@@ -41,6 +41,7 @@ class Code(StrEnum):
     BUNDLE = "other-bundle"  # the lab runs other code than was approved
     NOT_APPROVED = "not-approved"  # nobody at the hospital approved this study
     POLICY = "policy"  # the hospital's own rules forbid it; which one is in its log
+    BUDGET = "budget"  # its patients have no privacy left to give; the figures are in its ledger
     SECURE = "secure"  # secure aggregation was not played by its rules; which one is in the hospital's log
     REPLAYED = "replayed"  # a question that was asked before
     FAILED = "failed"  # the hospital's own mistake; what it was stays in its log

@@ -9,6 +9,7 @@ Source: Box and Muller 1958; Holohan and Braghin 2021, "Secure random sampling i
 
 from __future__ import annotations
 
+import math
 import os
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 
 _KEY_BYTES, _BLOCK_BYTES = 32, 16
 _SUMMED = 4
-_CHUNK = 2**16  # deviates at a time: everything stays in the processor's cache
+_CHUNK = 2**14  # deviates at a time: everything stays in the processor's cache
 _UNIT = 2.0**-53
 
 Floats = npt.NDArray[np.float64]
@@ -66,16 +67,13 @@ class SecretRandom:
 
     def normal(self, count: int) -> Tensor:
         """``count`` standard normal deviates, float64 (count,)."""
-        deviates = np.empty(count)
-        for start in range(0, count, _CHUNK):
-            part = deviates[start : start + _CHUNK]
-            part[:] = self._box_muller(_SUMMED * len(part)).reshape(_SUMMED, -1).sum(axis=0)
-        deviates *= _SUMMED**-0.5
-        return torch.from_numpy(deviates)
+        deviates = torch.empty(count, dtype=torch.float64)
+        for part in deviates.split(_CHUNK):
+            torch.sum(self._box_muller(_SUMMED * len(part)).view(_SUMMED, -1), 0, out=part)
+        return deviates.mul_(_SUMMED**-0.5)
 
-    def _box_muller(self, count: int) -> Floats:
-        """``count`` deviates, even in number, of one Box-Muller transform each pair."""
-        pairs = count // 2
-        radius = np.sqrt(-2 * np.log(1 - self.uniform(pairs)))
-        angle = (2 * np.pi) * self.uniform(pairs)
-        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+    def _box_muller(self, count: int) -> Tensor:
+        """``count`` deviates, even in number; the two of one Box-Muller transform go into sums of two neighbours."""
+        radius = torch.from_numpy(self.uniform(count // 2)).neg_().log1p_().mul_(-2).sqrt_()
+        angle = torch.from_numpy(self.uniform(count // 2)).mul_(2 * math.pi)
+        return torch.cat([torch.cos(angle).mul_(radius), angle.sin_().mul_(radius).roll(1)])

@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
@@ -36,22 +37,26 @@ from bioface_core.messages import (
 VERSION = 1
 
 _SERIALISATION = "bioface.raw"
-_NUMPY: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "int64": np.dtype("<i8")}
+_NUMPY: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype("<f4"),
+    "int64": np.dtype("<i8"),
+    "uint32": np.dtype("<u4"),
+}
 _FOLDED, _FOLDED_BYTES = "flat.", 2**20
 _CHUNK = 2**18  # values at a time: float64 copies stay in the processor's cache
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _INT64 = range(-(2**63), 2**63)  # databases and tensors hold no more, though Flower's records do
 _LOSS_BOUND = 1e12  # a hospital's loss above it is no loss, and many of them could add up to infinity
 
-_TICKET_FIELDS = {"version": int, "study": str, "run": str, "round": int, "attempt": int, "phase": str, "ask": int}
-_REQUEST_FIELDS = _TICKET_FIELDS | {"schema": str}
-_EVALUATION_FIELDS = _TICKET_FIELDS | {"hospital": str}
+TICKET_FIELDS = {"version": int, "study": str, "run": str, "round": int, "attempt": int, "phase": str, "ask": int}
+_REQUEST_FIELDS = TICKET_FIELDS | {"schema": str}
+_EVALUATION_FIELDS = TICKET_FIELDS | {"hospital": str}
 _UPDATE_FIELDS = _EVALUATION_FIELDS | {"schema": str, "weight": int, "class_weights": list, "loss": float}
 
 
 def pack_request(request: Request) -> RecordDict:
     """The records of a request."""
-    return _records(_pack_ticket(request.ticket) | {"schema": request.schema}, request.vector)
+    return records_of(pack_ticket(request.ticket) | {"schema": request.schema}, request.vector.detach().numpy())
 
 
 def unpack_request(record: RecordDict, contract: Contract) -> Request:
@@ -60,22 +65,21 @@ def unpack_request(record: RecordDict, contract: Contract) -> Request:
     Raises:
         WireError: it is not exactly what ``contract`` says.
     """
-    header = _read_header(record, _REQUEST_FIELDS)
-    ticket = _read_ticket(header)
-    demand(_NAME.fullmatch(ticket.run_id) is not None, Code.MALFORMED, "run")
+    header = read_header(record, _REQUEST_FIELDS)
+    ticket = read_ticket(header)
+    demand(NAME.fullmatch(ticket.run_id) is not None, Code.MALFORMED, "run")
     contract.check(ticket, header["schema"])
-    vector = _read_array(record, "float32", contract.size)
-    demand(math.isfinite(norm(vector)), Code.NOT_FINITE)
-    return Request(ticket, header["schema"], vector)
+    return Request(ticket, header["schema"], read_vector(record, contract.size))
 
 
 def pack_reply(reply: Reply) -> RecordDict:
     """The records of a reply."""
-    header = _pack_ticket(reply.ticket) | {"hospital": reply.hospital}
+    header = pack_ticket(reply.ticket) | {"hospital": reply.hospital}
     if isinstance(reply, Evaluation):
-        return _records(header, torch.cat([reply.counts.confusion_KK.flatten(), reply.counts.ranks_KK.flatten()]))
+        counts = torch.cat([reply.counts.confusion_KK.flatten(), reply.counts.ranks_KK.flatten()])
+        return records_of(header, counts.numpy())
     header |= {"schema": reply.schema, "weight": reply.weight, "loss": reply.loss}
-    return _records(header | {"class_weights": reply.class_weights_K.tolist()}, reply.delta)
+    return records_of(header | {"class_weights": reply.class_weights_K.tolist()}, reply.delta.detach().numpy())
 
 
 def unpack_reply(record: RecordDict, contract: Contract, asked: Ticket) -> Reply:
@@ -90,11 +94,11 @@ def unpack_reply(record: RecordDict, contract: Contract, asked: Ticket) -> Reply
         WireError: it is not exactly what ``contract`` says, or it answers another question.
     """
     trained = asked.phase is Phase.TRAIN
-    header = _read_header(record, _UPDATE_FIELDS if trained else _EVALUATION_FIELDS)
-    ticket = _read_ticket(header)
+    header = read_header(record, _UPDATE_FIELDS if trained else _EVALUATION_FIELDS)
+    ticket = read_ticket(header)
     demand(ticket.study_id == contract.study_id, Code.STUDY, ticket.study_id[:12])
     demand(ticket == asked, Code.STALE, f"round {ticket.round}, attempt {ticket.attempt}, {ticket.phase}")
-    demand(_NAME.fullmatch(header["hospital"]) is not None, Code.NAME)
+    demand(NAME.fullmatch(header["hospital"]) is not None, Code.NAME)
     if trained:
         return _read_update(record, header, ticket, contract)
     return Evaluation(ticket, header["hospital"], _read_counts(record, contract.classes))
@@ -159,7 +163,7 @@ def _read_update(record: RecordDict, header: dict[str, Any], ticket: Ticket, con
     demand(len(class_weights) == contract.classes, Code.WEIGHT, f"{len(class_weights)} classes")
     demand(all(type(value) is int and 0 <= value <= weight for value in class_weights), Code.WEIGHT, "of a class")
     demand(abs(loss) <= _LOSS_BOUND, Code.NOT_FINITE, "loss")
-    delta = _read_array(record, "float32", contract.size)
+    delta = torch.from_numpy(read_array(record, "float32", contract.size))
     length = norm(delta)
     demand(math.isfinite(length), Code.NOT_FINITE, "delta")
     demand(length <= contract.norm_bound, Code.NORM, f"{length:.3g}")
@@ -169,7 +173,7 @@ def _read_update(record: RecordDict, header: dict[str, Any], ticket: Ticket, con
 
 def _read_counts(record: RecordDict, classes: int) -> Counts:
     """Two tables that are possible counts of the same patients."""
-    tables = _read_array(record, "int64", 2 * classes**2)
+    tables = torch.from_numpy(read_array(record, "int64", 2 * classes**2))
     demand(bool(((tables >= 0) & (tables < COUNT_BOUND)).all()), Code.COUNTS, "out of range")
     confusion_KK, ranks_KK = tables.view(2, classes, classes)
     try:
@@ -178,18 +182,27 @@ def _read_counts(record: RecordDict, classes: int) -> Counts:
         raise WireError(Code.COUNTS, str(error)) from error
 
 
-def _records(header: dict[str, Any], flat: Tensor) -> RecordDict:
+def records_of(header: dict[str, Any], flat: npt.NDArray[Any]) -> RecordDict:
     """The two records of a message."""
-    dtype = str(flat.dtype).removeprefix("torch.")
-    data = flat.detach().numpy().astype(_NUMPY[dtype], copy=False).tobytes()
-    array = Array(dtype, tuple(flat.shape), _SERIALISATION, data)
+    dtype = flat.dtype.name
+    array = Array(dtype, flat.shape, _SERIALISATION, flat.astype(_NUMPY[dtype], copy=False).tobytes())
     return RecordDict({"header": ConfigRecord(header), "arrays": ArrayRecord({"flat": array})})
 
 
-def _read_header(record: RecordDict, fields: dict[str, type]) -> dict[str, Any]:
-    """The header, if the message has the two records and the header has these fields of these types."""
+def read_header(record: RecordDict, fields: dict[str, type], has_array: bool = True) -> dict[str, Any]:
+    """The header of a message.
+
+    Args:
+        record: what came.
+        fields: of the header, with their types.
+        has_array: whether the message has one beside the header.
+
+    Raises:
+        WireError: other records, or other fields.
+    """
     header = record.get("header")
-    demand(record.keys() == {"header", "arrays"} and isinstance(header, ConfigRecord), Code.MALFORMED, "records")
+    records = {"header", "arrays"} if has_array else {"header"}
+    demand(record.keys() == records and isinstance(header, ConfigRecord), Code.MALFORMED, "records")
     found: dict[str, Any] = dict(header or {})
     demand(found.keys() == fields.keys(), Code.MALFORMED, "fields")
     demand(all(type(found[name]) is kind for name, kind in fields.items()), Code.MALFORMED, "types")
@@ -198,8 +211,12 @@ def _read_header(record: RecordDict, fields: dict[str, type]) -> dict[str, Any]:
     return found
 
 
-def _read_array(record: RecordDict, dtype: str, length: int) -> Tensor:
-    """A writable copy of the one flat array, checked before a byte of it is copied."""
+def read_array(record: RecordDict, dtype: str, length: int) -> npt.NDArray[Any]:
+    """A writable copy of the one flat array, checked before a byte of it is copied.
+
+    Raises:
+        WireError: other arrays, or another type or length.
+    """
     arrays, expected = record["arrays"], _NUMPY[dtype]
     if not isinstance(arrays, ArrayRecord) or arrays.keys() != {"flat"}:
         raise WireError(Code.MALFORMED, "arrays")
@@ -208,10 +225,22 @@ def _read_array(record: RecordDict, dtype: str, length: int) -> Tensor:
     demand(array.dtype == dtype, Code.DTYPE, array.dtype[:16])
     demand(tuple(array.shape) == (length,), Code.LENGTH, f"{len(array.shape)} axes")
     demand(len(array.data) == length * expected.itemsize, Code.LENGTH, f"{len(array.data)} bytes")
-    return torch.from_numpy(np.frombuffer(array.data, expected).astype(expected.newbyteorder("=")))
+    return np.frombuffer(array.data, expected).astype(expected.newbyteorder("="))
 
 
-def _pack_ticket(ticket: Ticket) -> dict[str, Any]:
+def read_vector(record: RecordDict, size: int) -> Tensor:
+    """The shared vector of a request, float32 (n,).
+
+    Raises:
+        WireError: another array, or a value that is not finite.
+    """
+    vector = torch.from_numpy(read_array(record, "float32", size))
+    demand(math.isfinite(norm(vector)), Code.NOT_FINITE)
+    return vector
+
+
+def pack_ticket(ticket: Ticket) -> dict[str, Any]:
+    """A ticket as fields of a header."""
     return {
         "version": VERSION,
         "study": ticket.study_id,
@@ -223,7 +252,12 @@ def _pack_ticket(ticket: Ticket) -> dict[str, Any]:
     }
 
 
-def _read_ticket(header: dict[str, Any]) -> Ticket:
+def read_ticket(header: dict[str, Any]) -> Ticket:
+    """The ticket in a header.
+
+    Raises:
+        WireError: no such phase.
+    """
     demand(header["phase"] in list(Phase), Code.MALFORMED, "phase")
     return Ticket(
         header["study"], header["run"], header["round"], header["attempt"], Phase(header["phase"]), header["ask"]

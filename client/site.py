@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from bioface_core.accounting import Charge, Plan, plan_of, rounded_up
 from bioface_core.config import Study
-from bioface_core.errors import WireError
+from bioface_core.errors import SecureError, WireError
 from bioface_core.evaluate import Counts
 from bioface_core.learner import LocalResult
 from bioface_core.messages import (
@@ -29,20 +30,24 @@ from bioface_core.messages import (
     Phase,
     Reply,
     Request,
-    Shape,
     Ticket,
     Update,
+    demand,
 )
 from bioface_core.photos import PhotoSet
 from bioface_core.sections import Federation
+from bioface_core.secure import Words
+from bioface_core.steps import Answer, Asked
+from bioface_core.summand import Embedding, Summand
 from bioface_core.wire import norm
 from client.gate import Gate, open_gate
+from client.masking import Masking
 from client.memory import Memory
 
 _INSIDE = 1 - 2**-20  # rounding in float32 must not carry a clipped update over the bound
 
 
-class LocalLearner(Shape, Protocol):
+class LocalLearner(Embedding, Protocol):
     """What a site needs of the learner."""
 
     def train(
@@ -66,6 +71,7 @@ class Site:
         gate: the hospital's; None lets everything through, for a simulation, whose hospitals are invented.
         memory: of the answers given; None forgets them, for the same.
         charge: puts what a private round costs on the hospital's books, or raises; called before anything is drawn.
+        masking: its side of the masked sums, where the study has them.
     """
 
     def __init__(
@@ -78,16 +84,24 @@ class Site:
         gate: Gate | None = None,
         memory: Memory | None = None,
         charge: Callable[[Ticket, Charge], None] = lambda ticket, cost: None,
+        masking: Masking | None = None,
     ) -> None:
         self.name = name
         self.contract = Contract.of(study, learner)
         self._study, self._learner, self._memory, self._charge = study, learner, memory, charge
         self._gate = gate or open_gate(study)
-        self._train, self._heldout = self._gate.select(train, heldout, learner.classes)
+        private = study.privacy.unit == "patient"
+        self._train, self._heldout = self._gate.select(train, heldout, learner.classes, private)
         self._patients = self._train.patients()
         self._weight = patient_weight(self._patients, study.federation)
         self._class_weights_K = self._weight * self._shown_classes_K()
         self._plan = self._private_plan()
+        self._masking = masking
+
+    @property
+    def masks(self) -> bool:
+        """Whether it answers in the steps of a masked sum, and in no other way."""
+        return self._study.secure.enabled
 
     def answer(self, request: Request) -> Reply:
         """Trains or evaluates, whichever is asked, or gives the answer that was given before.
@@ -99,8 +113,33 @@ class Site:
             WireError: another study, layout or round; not approved, or against the policy; a ticket that was answered
                 before; or training left the finite numbers.
         """
+        demand(not self.masks, Code.SECURE, "what leaves must be masked")
         self.contract.check(request.ticket, request.schema)
         self._gate.admit(request, self._study, self._patients)
+        return self._plain(request)
+
+    def answer_step(self, asked: Asked) -> Answer:
+        """Takes a step in a masked sum.
+
+        Args:
+            asked: well-formed, but not yet trusted.
+
+        Raises:
+            WireError: as of ``answer``; or the step is not played by the rules, and the sum is over for this hospital.
+        """
+        self.contract.check(asked.ticket, asked.schema)
+        self._gate.admit(asked, self._study, self._patients)
+        if self._masking is None or not self.masks:
+            raise SecureError("the study masks nothing")
+        return self._masking.answer(asked, partial(self._integers, self._masking))
+
+    def _integers(self, masking: Masking, request: Request) -> Words:
+        """The plain answer, as it is put into a masked sum."""
+        summand = Summand.of(self._study, self._learner)
+        return summand.encode(self._plain(request), masking.rounding(request))
+
+    def _plain(self, request: Request) -> Reply:
+        """The answer to a request that was admitted, as it may leave, or for a masked sum enter into that."""
         if self._memory is None:
             return self._released(request)
         reply = self._memory.once(request, lambda: self._released(request))

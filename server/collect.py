@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from bioface_core.errors import WireError
@@ -68,6 +68,47 @@ class Roster:
         self._names[node] = hospital
 
 
+class Named(Protocol):
+    """A reply."""
+
+    @property
+    def hospital(self) -> str:
+        """Whose it says it is."""
+
+
+R = TypeVar("R", bound=Named)
+
+
+@dataclass(frozen=True)
+class Question(Generic[R]):
+    """What is asked of some nodes, and how their replies are read.
+
+    Attributes:
+        kind: type of the messages, and what the journal calls it.
+        ticket: of the question; a node that is asked again is asked under another.
+        pack: the records for a node, under a ticket.
+        read: the reply in the records that answer a ticket; raises ``WireError``.
+    """
+
+    kind: str
+    ticket: Ticket
+    pack: Callable[[int, Ticket], RecordDict]
+    read: Callable[[RecordDict, Ticket], R]
+
+
+def plain_question(request: Request, contract: Contract) -> Question[Reply]:
+    """A request to which every node replies for itself; its vector is encoded once for all."""
+    content = pack_request(request)
+
+    def pack(node: int, ticket: Ticket) -> RecordDict:
+        return content if ticket == request.ticket else pack_request(replace(request, ticket=ticket))
+
+    def read(record: RecordDict, ticket: Ticket) -> Reply:
+        return unpack_reply(record, contract, ticket)
+
+    return Question(request.ticket.phase.value, request.ticket, pack, read)
+
+
 @dataclass
 class Collected:
     """What came of a request.
@@ -92,14 +133,12 @@ class Exchange:
     Attributes:
         grid: any engine's.
         roster: who may answer.
-        contract: what a good reply looks like.
         record: is told of every reply, before it counts.
         clock: for deadlines and pauses.
     """
 
     grid: Grid
     roster: Roster
-    contract: Contract
     record: Callable[[Entry], None]
     clock: Clock
 
@@ -118,19 +157,19 @@ class Exchange:
             self.clock.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
-    def ask(self, request: Request, nodes: list[int], deadline_s: float, accept: Callable[[Reply], None]) -> Collected:
-        """Sends a request and hands on every good reply until all have answered or the deadline is over.
+    def ask(self, question: Question[R], nodes: list[int], deadline_s: float, accept: Callable[[R], None]) -> Collected:
+        """Sends a question and hands on every good reply until all have answered or the deadline is over.
 
-        A node that was started anew in between has forgotten the request, and is asked again.
+        A node that was started anew in between has forgotten the question, and is asked again.
 
         Args:
-            request: the question; its vector is encoded once for all.
+            question: what is asked.
             nodes: whom to ask.
             deadline_s: also the lifetime of the messages.
             accept: takes a good reply; called once for a hospital at most.
         """
         until = self.clock.now() + deadline_s
-        broadcast = _Broadcast(self, request, accept, until)
+        broadcast = _Broadcast(self, question, accept, until)
         broadcast.send(nodes)
         pause = _FIRST_PAUSE_S
         while broadcast.unsettled:
@@ -173,12 +212,12 @@ class _Asked:
     code: Code = Code.LATE
 
 
-class _Broadcast:
-    """One request on its way: who has not answered, and what has come."""
+class _Broadcast(Generic[R]):
+    """One question on its way: who has not answered, and what has come."""
 
-    def __init__(self, exchange: Exchange, request: Request, accept: Callable[[Reply], None], until: float) -> None:
-        self._exchange, self._request, self._accept, self._until = exchange, request, accept, until
-        self.collected, self._content = Collected(), pack_request(request)
+    def __init__(self, exchange: Exchange, question: Question[R], accept: Callable[[R], None], until: float) -> None:
+        self._exchange, self._question, self._accept, self._until = exchange, question, accept, until
+        self.collected = Collected()
         self.unsettled: dict[int, _Asked] = {}
         self._pending: dict[str, tuple[int, Ticket]] = {}
         self._seen: set[str] = set()
@@ -188,7 +227,7 @@ class _Broadcast:
         """One message to each node, pushed one by one so that each is known by its own id."""
         activations = self._exchange.activations() or {}
         for node in nodes:
-            self.unsettled[node] = _Asked(self._request.ticket, activations.get(node, ""))
+            self.unsettled[node] = _Asked(self._question.ticket, activations.get(node, ""))
             self._push(node)
 
     def ask_again(self) -> None:
@@ -217,10 +256,8 @@ class _Broadcast:
 
     def _push(self, node: int) -> None:
         asked, lifetime_s = self.unsettled[node], self._until - self._exchange.clock.now()
-        first = asked.ticket == self._request.ticket
-        content = self._content if first else pack_request(replace(self._request, ticket=asked.ticket))
-        kind, group = asked.ticket.phase.value, str(asked.ticket.round)
-        message = Message(content, node, kind, ttl=max(1.0, lifetime_s), group_id=group)
+        content, group = self._question.pack(node, asked.ticket), str(asked.ticket.round)
+        message = Message(content, node, self._question.kind, ttl=max(1.0, lifetime_s), group_id=group)
         ids = [identity for identity in self._exchange.grid.push_messages([message]) if identity]
         self._pending |= dict.fromkeys(ids, (node, asked.ticket))
         self.collected.bytes_down += payload_bytes(content)
@@ -237,7 +274,7 @@ class _Broadcast:
     def _settle(self, message: Message) -> None:
         """Counts a message, or notes why it does not count."""
         identity = message.metadata.reply_to_message_id
-        node, ticket = self._pending.get(identity, (None, self._request.ticket))
+        node, ticket = self._pending.get(identity, (None, self._question.ticket))
         if node is not None and message.has_content() and message.metadata.src_node_id != node:
             return self._exchange.record(Dropped(*self._place(), "foreign"))
         self._pending.pop(identity, None)
@@ -262,19 +299,19 @@ class _Broadcast:
         else:
             self._leave_out(node, code)
 
-    def _read(self, message: Message, node: int, ticket: Ticket) -> Reply:
+    def _read(self, message: Message, node: int, ticket: Ticket) -> R:
         """The checks on receipt."""
         if message.has_error():
             raise WireError(_code_in(message.error.reason))
         if not message.has_content():
             raise WireError(Code.MALFORMED, "empty")
-        reply = unpack_reply(message.content, self._exchange.contract, ticket)
+        reply = self._question.read(message.content, ticket)
         self._exchange.roster.admit(node, reply.hospital)
         return reply
 
     def _place(self) -> tuple[int, int, str]:
-        ticket = self._request.ticket
-        return ticket.round, ticket.attempt, ticket.phase.value
+        ticket = self._question.ticket
+        return ticket.round, ticket.attempt, self._question.kind
 
 
 def _code_in(reason: str | None) -> Code:

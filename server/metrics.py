@@ -16,7 +16,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 
 from bioface_core.errors import LabError
 from bioface_core.logs import say
-from server.journal import Aggregated, Answered, Checkpointed, Dropped, Entry, Failed, LeftOut, Opened, Started
+from server.journal import (
+    Aggregated,
+    Answered,
+    Checkpointed,
+    Dropped,
+    Entry,
+    Failed,
+    LeftOut,
+    Opened,
+    Started,
+    Survived,
+)
 
 if TYPE_CHECKING:
     from server.rounds import Event  # brings torch, which whoever watches the rounds does not need
@@ -27,7 +38,7 @@ LOOPBACK = "127.0.0.1"
 _SECONDS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _ENTRIES: dict[str, type[Entry]] = {
     kind.__name__.lower(): kind
-    for kind in (Opened, Started, Answered, LeftOut, Dropped, Aggregated, Checkpointed, Failed)
+    for kind in (Opened, Started, Answered, LeftOut, Dropped, Survived, Aggregated, Checkpointed, Failed)
 }
 
 
@@ -72,7 +83,7 @@ class LabMetrics:
             self._dropped.labels(event.reason).inc()
         elif isinstance(event, Failed):
             self._rounds.labels("failed").inc()
-        elif not isinstance(event, Aggregated | Checkpointed):
+        elif not isinstance(event, Survived | Aggregated | Checkpointed):
             self.finished(event.summary.seconds, event.summary.bytes_up, event.summary.bytes_down)
 
     def finished(self, seconds: float, bytes_up: int, bytes_down: int) -> None:

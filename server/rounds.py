@@ -14,7 +14,8 @@ import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol
+from functools import partial
+from typing import NoReturn, Protocol, TypeVar
 
 import torch
 from flwr.serverapp import Grid
@@ -22,22 +23,24 @@ from torch import Tensor
 
 from bioface_core.checkpoint import RoundSummary, RunFolder, digest, pack
 from bioface_core.config import Study
-from bioface_core.errors import RoundError, RunError
+from bioface_core.errors import RoundError, RunError, WireError
 from bioface_core.evaluate import Counts
-from bioface_core.messages import Code, Contract, Evaluation, Phase, Reply, Request, Shape, Ticket, Update
-from server.collect import Clock, Collected, Exchange, Roster
+from bioface_core.messages import Code, Contract, Evaluation, Phase, Reply, Request, Ticket, Update
+from bioface_core.secret import SecretRandom
+from bioface_core.secure import Words
+from bioface_core.summand import Embedding, Summand
+from server.central import CentralPlan
+from server.collect import Clock, Collected, Exchange, Roster, plain_question
 from server.journal import Aggregated, Checkpointed, Entry, Failed, Journal, Opened, Started
+from server.masked import MaskedExchange
 from server.strategy import ServerState, WeightedSum, start_state, step
 
 _VECTOR, _MOMENT = "vector", "moment."
+T = TypeVar("T")
 
 
-class SharedModel(Shape, Protocol):
+class SharedModel(Embedding, Protocol):
     """What the server needs of the model; a ``Learner`` has it."""
-
-    @property
-    def embedding(self) -> int:
-        """The length D of an embedding; the last K * D values of the vector are the prototypes."""
 
     def start(self) -> Tensor:
         """The vector before training, float32 CPU (n,)."""
@@ -144,8 +147,11 @@ class _Run:
         self._study_id, self._on_event, self._clock = study.study_id, on_event, clock
         self._roster = roster
         self._run_id = journal.run_id() or uuid.uuid4().hex
-        self._exchange = Exchange(grid, roster, Contract.of(study, model), self._record, clock)
+        self._contract, self._exchange = Contract.of(study, model), Exchange(grid, roster, self._record, clock)
+        self._private = study.privacy.unit == "patient"
+        self._central = CentralPlan.of(study) if study.privacy.unit == "hospital" else None
         self._quorum = least_answers(self._settings.quorum, len(roster.hospitals))
+        self._masked = MaskedExchange(self._exchange, study, model, self._quorum) if study.secure.enabled else None
         self._wanted = len(roster.hospitals)  # before the first round we wait for everybody, later for a quorum
 
     def finish(self) -> RunState:
@@ -183,6 +189,8 @@ class _Run:
         """One round of training: the whole algorithm."""
         tally = self._begin(state.round + 1)
         change, nodes = self._train(tally, state.server)
+        if self._central is not None:
+            change = self._central.noisy(change, len(nodes), SecretRandom())
         server = step(self._settings, state.server, change)
         counts = self._evaluate(tally, server, nodes)
         return self._checkpoint(tally, server, counts, state.history)
@@ -198,6 +206,8 @@ class _Run:
 
     def _train(self, tally: _Tally, server: ServerState) -> tuple[Tensor, list[int]]:
         """The mean update of the hospitals that answered, and those hospitals' nodes."""
+        if self._masked is not None:
+            return self._train_masked(tally, server, self._masked.summand)
         hospitals, bound = len(self._roster.hospitals), self._settings.norm_bound
         total = WeightedSum(self._model.size, self._model.classes, self._model.embedding, hospitals, bound)
         losses: list[tuple[int, float]] = []
@@ -207,15 +217,30 @@ class _Run:
             total.add(reply)
             losses.append((reply.weight, reply.loss))
 
-        collected = self._ask(tally, Phase.TRAIN, server, tally.nodes, accept)
-        if total.weight == 0:
+        self._ask(tally, Phase.TRAIN, server, tally.nodes, accept)
+        nodes = self._aggregated(tally, total.weight)
+        if not self._private:
+            tally.loss = math.fsum(weight * loss for weight, loss in losses) / total.weight
+        return total.mean(), nodes
+
+    def _train_masked(self, tally: _Tally, server: ServerState, summand: Summand) -> tuple[Tensor, list[int]]:
+        """The same, of a sum in which no hospital's update can be told from another's."""
+        total = self._sum(tally, Phase.TRAIN, server, tally.nodes, summand.updates)
+        nodes = self._aggregated(tally, total.weight)
+        tally.loss = total.loss
+        return summand.mean(total), nodes
+
+    def _aggregated(self, tally: _Tally, weight: int) -> list[int]:
+        """Notes that the updates are complete; the nodes of the hospitals whose they are."""
+        if weight == 0:
             self._fail(tally, Phase.TRAIN, "none of the hospitals that answered has patients to train on")
-        tally.loss = math.fsum(weight * loss for weight, loss in losses) / total.weight
-        self._record(Aggregated(tally.round, tally.attempt, self._in_order(collected.answered), total.weight))
-        return total.mean(), [node for node in tally.nodes if self._roster.name(node) in collected.answered]
+        self._record(Aggregated(tally.round, tally.attempt, self._in_order(tally.answered), weight))
+        return [node for node in tally.nodes if self._roster.name(node) in tally.answered]
 
     def _evaluate(self, tally: _Tally, server: ServerState, nodes: list[int]) -> Counts:
         """The counts of all hospitals that answered, added up."""
+        if self._masked is not None:
+            return self._sum(tally, Phase.EVALUATE, server, nodes, self._masked.summand.counts)
         total = [Counts.zeros(self._model.classes)]
 
         def accept(reply: Reply) -> None:
@@ -227,21 +252,46 @@ class _Run:
 
     def _ask(
         self, tally: _Tally, phase: Phase, server: ServerState, nodes: list[int], accept: Callable[[Reply], None]
-    ) -> Collected:
+    ) -> None:
         """One exchange, noted in the tally; fails the round below the quorum."""
+        question = plain_question(self._request(tally, phase, server), self._contract)
+        collected = self._exchange.ask(question, nodes, self._settings.deadline_s, accept)
+        self._note(tally, collected)
+        tally.answered = tally.answered or collected.answered
+        if len(collected.answered) < self._quorum:
+            whole, found = len(self._roster.hospitals), len(collected.answered)
+            self._fail(tally, phase, f"{found} of {whole} hospitals answered, expected at least {self._quorum}")
+
+    def _sum(
+        self,
+        tally: _Tally,
+        phase: Phase,
+        server: ServerState,
+        nodes: list[int],
+        read: Callable[[Words, int], T],
+    ) -> T:
+        """One masked sum, noted in the tally; fails the round where there is none."""
+        assert self._masked is not None, "the study masks nothing"
+        request, opened = self._request(tally, phase, server), self._journal.survivors(tally.round, phase.value)
+        note = partial(self._note, tally)
+        try:
+            found = self._masked.sum(request, nodes, self._settings.deadline_s, opened, note)
+            tally.answered = tally.answered or list(found.survivors)
+            return read(found.total_m, len(found.survivors))
+        except RoundError as error:
+            self._fail(tally, phase, str(error))
+        except WireError as error:
+            self._fail(tally, phase, f"no answers add up to the masked sum ({error})")
+
+    def _request(self, tally: _Tally, phase: Phase, server: ServerState) -> Request:
         ticket = Ticket(self._study_id, self._run_id, tally.round, tally.attempt, phase)
-        request = Request(ticket, self._model.schema, server.vector)
-        collected = self._exchange.ask(request, nodes, self._settings.deadline_s, accept)
+        return Request(ticket, self._model.schema, server.vector)
+
+    def _note(self, tally: _Tally, collected: Collected) -> None:
+        """Puts into the tally what came of a question."""
         tally.bytes_down += collected.bytes_down
         tally.bytes_up += collected.bytes_up
         tally.refused |= collected.refused
-        tally.answered = tally.answered or collected.answered
-        if len(collected.answered) < self._quorum:
-            whole = len(self._roster.hospitals)
-            why = ", ".join(f"{name} {code}" for name, code in sorted(tally.refused.items()))
-            found = f"{len(collected.answered)} of {whole} hospitals answered, expected at least {self._quorum}"
-            self._fail(tally, phase, found + (f" ({why})" if why else ""))
-        return collected
 
     def _checkpoint(
         self, tally: _Tally, server: ServerState, counts: Counts, history: tuple[RoundSummary, ...]
@@ -274,6 +324,8 @@ class _Run:
 
     def _fail(self, tally: _Tally, phase: Phase, reason: str) -> NoReturn:
         """Ends the run; a failed round is never a finished one."""
+        why = ", ".join(f"{name} {code}" for name, code in sorted(tally.refused.items()))
+        reason += f" ({why})" if why else ""
         self._record(Failed(tally.round, tally.attempt, phase.value, reason))
         raise RoundError(f"round {tally.round} failed: {reason}: start again to go on from round {tally.round - 1}")
 

@@ -41,7 +41,8 @@ def run_benchmark(name: str) -> dict[str, Any]:
 
     Args:
         name: ``simulate`` (the inline engine beside a plain loop), ``phantoms`` (photos per second), ``deploy`` (a
-            deployed federation beside stock Flower's) or ``secure`` (masked sums beside plain ones).
+            deployed federation beside stock Flower's), ``secure`` (masked sums beside plain ones) or ``dp`` (a private
+            step beside a plain one and Opacus').
 
     Returns:
         ``benchmark``, ``threads`` and ``ratios``, a list of ``Ratio`` as dictionaries.
@@ -54,6 +55,7 @@ def run_benchmark(name: str) -> dict[str, Any]:
         "phantoms": _phantoms,
         "deploy": _deploy,
         "secure": _secure,
+        "dp": _dp,
     }
     if name not in benchmarks:
         raise ConfigError(f"{name} is no benchmark; known: {', '.join(benchmarks)}")
@@ -115,6 +117,13 @@ def _secure() -> list[Ratio]:
     from simulation.bench_secure import secure_ratios
 
     return secure_ratios()
+
+
+def _dp() -> list[Ratio]:
+    """Loads Opacus, which the others do not need."""
+    from simulation.bench_dp import dp_ratios
+
+    return dp_ratios()
 
 
 def _phantoms() -> list[Ratio]:

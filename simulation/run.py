@@ -9,7 +9,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,12 @@ from bioface_core.store import Store
 from bioface_core.weights import read_base
 from client.app import make_client_app
 from server.app import make_server_app
+from server.central import CentralPlan
+from server.journal import Journal
 from server.rounds import Event, RoundDone, RunState
 from simulation import arms, sites
 from simulation.hospitals import hospital_names, make_hospitals, resolve_syndromes
+from simulation.identities import lay_identities, with_roster
 from simulation.inline import run_inline
 from simulation.progress import Progress
 from simulation.stage1 import make_start
@@ -82,15 +85,26 @@ def federate(folder: RunFolder, study: Study, progress: Progress) -> RunState:
     """
     names, ends = hospital_names(study), list[RunState]()
     model, _ = sites.open_learner(folder.path)
+    plan = CentralPlan.of(study) if study.privacy.unit == "hospital" else None
+    if plan is not None:
+        progress.say(plan.cost(model.size, len(names)))
     server_app = make_server_app(study, model, folder, names, _rounds_bar(study, progress), ends.append)
     client_app = make_client_app(sites.SiteOpener(folder.path))
     _run_engine(study, server_app, client_app)
+    if plan is not None:
+        sums = _sums_taken(folder)
+        progress.say(f"{sums} noisy sums have spent epsilon {plan.epsilon_after(sums):.3g} at delta {plan.delta:g}")
     return ends[0]
+
+
+def _sums_taken(folder: RunFolder) -> int:
+    with closing(Journal(folder.journal)) as journal:
+        return journal.aggregations()
 
 
 def _settled(study: Study) -> Study:
     """The study with its classes and, where the base is a file, the base's hash; refuses what cannot be simulated."""
-    study = resolve_syndromes(study)
+    study = with_roster(resolve_syndromes(study))
     check_federable(study)
     if study.model.base in ("pretrain", "scratch"):
         return study
@@ -104,7 +118,9 @@ def _run_engine(study: Study, server_app: ServerApp, client_app: ClientApp) -> N
         return run_inline(server_app, client_app, hospitals)
     from simulation.flower import run_flower
 
-    return run_flower(server_app, client_app, hospitals, study.simulation.workers, study.speed.device)
+    # A masked sum is five messages to a hospital, whose keys are in the memory of one process.
+    workers = 1 if study.secure.enabled else study.simulation.workers
+    return run_flower(server_app, client_app, hospitals, workers, study.speed.device)
 
 
 def _lay_out(folder: Path, study: Study, progress: Progress) -> None:
@@ -112,6 +128,8 @@ def _lay_out(folder: Path, study: Study, progress: Progress) -> None:
     write_text(folder / "software.json", json.dumps(_software()))
     if not sites.has_hospitals(folder, study):
         sites.lay_hospitals(folder, study, make_hospitals(study, progress.bar("patients")))
+    if study.secure.enabled:
+        lay_identities(folder, study)
     if not has_start(folder):
         device, epochs = use(study.speed), progress.bar("identification")
         total = study.pretrain.epochs

@@ -16,8 +16,10 @@ from bioface_core.config import Study, read_study
 from bioface_core.learner import Learner, use
 from bioface_core.start import read_start
 from bioface_core.store import Store, read_store, write_store
+from client.masking import Masking
 from client.site import Site
 from simulation.hospitals import hospital_names
+from simulation.identities import open_identity
 
 _HOSPITALS = "hospitals"
 
@@ -72,5 +74,6 @@ def open_site(folder: Path, index: int) -> Site:
     """The site of hospital ``index``, its photos on the device."""
     learner, device = open_learner(folder)
     store = open_store(folder, index)
-    name = hospital_names(learner.study)[index]
-    return Site(name, learner.study, learner, store.train().to(device), store.heldout().to(device))
+    study, name = learner.study, hospital_names(learner.study)[index]
+    masking = Masking(study, name, open_identity(folder, name)) if study.secure.enabled else None
+    return Site(name, study, learner, store.train().to(device), store.heldout().to(device), masking=masking)

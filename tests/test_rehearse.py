@@ -15,7 +15,7 @@ from simulation.deploy.timings import run_ours
 from simulation.progress import Progress
 from simulation.rehearse import rehearse
 from simulation.rehearse.cable import Cable
-from simulation.rehearse.faults import FAULTS, Fault, _is_whole
+from simulation.rehearse.faults import FAULTS, ILL_WILL, Fault, _is_whole
 from simulation.rehearse.run import Outcome
 
 
@@ -44,7 +44,7 @@ def test_one_fault_that_was_not_survived_fails_the_rehearsal() -> None:
 
 
 def test_there_are_enough_faults_with_names_of_their_own() -> None:
-    assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 10
+    assert len({fault.name for fault in FAULTS + ILL_WILL}) == len(FAULTS + ILL_WILL) >= 10
 
 
 class Three:

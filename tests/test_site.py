@@ -153,7 +153,7 @@ def test_the_client_app_answers_both_phases(phase: Phase) -> None:
     assert read.hospital == "hospital-3"
 
 
-ALLOWS = Policy(metrics=("loss", "counts"))
+ALLOWS = Policy(metrics=("loss", "counts"), epsilon=None, must_mask=False)
 TRAINED, TRIED = photos_of([0] * 7 + [1] * 2 + [2] * 7), photos_of([0] * 7 + [1] * 6 + [2] * 4)
 
 

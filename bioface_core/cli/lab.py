@@ -136,6 +136,7 @@ def stop(lab: LabOption = _LAB) -> None:
 def rehearse(
     chaos: Annotated[bool, typer.Option("--chaos", help="Injects faults, one after another.")] = False,
     keep: Annotated[Path | None, typer.Option(help="Keep everything in this folder, which must not exist.")] = None,
+    masked: Annotated[bool, typer.Option("--masked", help="With secure aggregation.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """A lab and three phantom hospitals on this machine, with real keys, certificates and processes; takes minutes."""
@@ -143,7 +144,7 @@ def rehearse(
     from simulation.rehearse import rehearse as run
 
     with Progress() as progress:
-        outcome = run(progress, chaos=chaos, keep=keep)
+        outcome = run(progress, chaos=chaos, keep=keep, masked=masked)
     show(outcome.to_json() if as_json else outcome.table(), as_json)
     if not outcome.passed:
         raise typer.Exit(1)

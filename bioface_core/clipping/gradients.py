@@ -41,7 +41,7 @@ class Stacked:
     def norms(self) -> Tensor:
         """Row by row."""
         rows = tuple(range(2, self.values.ndim))
-        return _norm(_norm(self.values, rows) if rows else self.values, 1)
+        return _norm(_norm(self.values, rows) if rows else self.values.view(len(self.values), -1), 1)
 
     def add_to(self, total: Tensor, factors_N: Tensor) -> None:
         """One product of matrices."""

@@ -35,16 +35,27 @@ class Recorded:
 
     Attributes:
         gradients: of every open parameter that the loss depends on, by name.
+        norms_N: of each patient's whole gradient, float32.
         losses_N: of each patient, float32.
     """
 
     gradients: dict[str, Gradients]
+    norms_N: Tensor
     losses_N: Tensor
 
-    def norms(self) -> Tensor:
-        """Norm of each patient's whole gradient, float32 (N,)."""
-        norms_N = [gradients.norms() for gradients in self.gradients.values()]
-        return torch.linalg.vector_norm(torch.stack(norms_N), dim=0) if norms_N else torch.zeros_like(self.losses_N)
+    @staticmethod
+    def of(gradients: dict[str, Gradients], losses_N: Tensor) -> Recorded:
+        """Measures the gradients."""
+        norms_N = [torch.zeros_like(losses_N), *(each.norms() for each in gradients.values())]
+        return Recorded(gradients, torch.linalg.vector_norm(torch.stack(norms_N), dim=0), losses_N)
+
+    def add_to(self, sums: Mapping[str, Tensor], bound: float) -> None:
+        """Adds each patient's gradients, cut to ``bound``; one of nothing is left as it is."""
+        factors_N = (bound / self.norms_N).clamp(max=1.0)
+        # Autocast would round each gradient after it was measured, by up to 0.4 % of its length.
+        with torch.autocast(factors_N.device.type, enabled=False):
+            for name, gradients in self.gradients.items():
+                gradients.add_to(sums[name], factors_N)
 
 
 def record(
@@ -61,7 +72,7 @@ def record(
         network: inputs to outputs, patient by patient.
         layers: its open layers, by name (``open_layers``).
         heads: what the loss trains besides, by name.
-        inputs_NX: at least one patient.
+        inputs_NX: one photo of each patient.
         labels_N: theirs.
         loss_of: of one patient.
 
@@ -69,6 +80,8 @@ def record(
         ConfigError: the network runs a layer twice, or on other rows than one for each patient.
     """
     found: dict[str, Gradients] = {}
+    if not len(labels_N):
+        return Recorded.of(found, torch.zeros(0, device=inputs_NX.device))
     constants = {name: parameter.detach() for name, parameter in network.named_parameters()}
     with torch.enable_grad():
         with ExitStack() as hooks:
@@ -79,7 +92,7 @@ def record(
         if outputs_ND.requires_grad:
             torch.autograd.backward(outputs_ND, returned_ND)
     found.update({name: Stacked(values.float()) for name, values in of_heads.items()})
-    return Recorded(found, losses_N.float())
+    return Recorded.of(found, losses_N.float())
 
 
 def _through_loss(
@@ -173,7 +186,7 @@ class _PReLU(torch.autograd.Function):
         entering_NCX, weight_C = ctx.saved_tensors
         above_NCX = torch.ops.aten.threshold_backward(returned_NCX, entering_NCX, 0)
         below_NCX = returned_NCX - above_NCX
-        slopes_NC = over_positions(entering_NCX * below_NCX)
+        leading = above_NCX.addcmul_(below_NCX, weight_C.view(-1, *[1] * (entering_NCX.ndim - 2)))
+        slopes_NC = over_positions(below_NCX.mul_(entering_NCX))
         ctx.note({"weight": Stacked(slopes_NC if len(weight_C) > 1 else slopes_NC.sum(1, keepdim=True))})
-        slopes = weight_C.view(-1, *[1] * (entering_NCX.ndim - 2))
-        return above_NCX.addcmul_(below_NCX, slopes), None, None, None
+        return leading, None, None, None

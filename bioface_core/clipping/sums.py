@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from bioface_core.clipping.layers import open_layers
-from bioface_core.clipping.record import LossOf, Recorded, record
+from bioface_core.clipping.record import LossOf, record
 
-_GRADIENTS_AT_ONCE = 2**26  # floats that the patients' gradients of convolutions may take: 256 MiB
+_PATIENTS_AT_ONCE = 16  # more gain nothing: what passes between two layers no longer fits a processor's cache
+_GRADIENTS_AT_ONCE = 2**27  # floats that the patients' gradients of convolutions may take: 512 MiB
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,14 @@ def clipped_sum(
     norms, losses = [], []
     for inputs_PX, labels_P in _parts(inputs_NX, labels_N, at_once or _patients_at_once(layers)):
         part = record(network, layers, heads, inputs_PX, labels_P, loss_of)
-        norms_P = part.norms()
-        norms.append(norms_P)
+        norms.append(part.norms_N)
         losses.append(part.losses_N)
-        sound_P = norms_P.isfinite()
+        sound_P = part.norms_N.isfinite()
         if not bool(sound_P.all()):
-            # Not a number times nothing is not a number: whoever brings one is taken out of the pass as well.
-            part = record(network, layers, heads, inputs_PX[sound_P], labels_P[sound_P], loss_of)
-            norms_P = part.norms()
-        _add(part, (bound / norms_P).clamp(max=1.0), sums)
+            # Nothing times NaN is NaN: whoever brings one is taken out of the pass as well.
+            inputs_PX, labels_P = inputs_PX[sound_P], labels_P[sound_P]
+            part = record(network, layers, heads, inputs_PX, labels_P, loss_of)
+        part.add_to(sums, bound)
     nobody = torch.zeros(0, device=inputs_NX.device)
     return Clipped(sums, torch.cat([nobody, *norms]), torch.cat([nobody, *losses]))
 
@@ -100,9 +100,4 @@ def _patients_at_once(layers: Mapping[str, nn.Module]) -> int:
     """As many as find room for their gradients; those of linear layers take none."""
     convolutions = [layer.weight for layer in layers.values() if isinstance(layer, nn.Conv2d)]
     each = sum(weight.numel() for weight in convolutions if weight.requires_grad)
-    return max(1, _GRADIENTS_AT_ONCE // max(1, each))
-
-
-def _add(part: Recorded, factors_P: Tensor, sums: Mapping[str, Tensor]) -> None:
-    for name, gradients in part.gradients.items():
-        gradients.add_to(sums[name], factors_P)
+    return min(_PATIENTS_AT_ONCE, max(1, _GRADIENTS_AT_ONCE // max(1, each)))

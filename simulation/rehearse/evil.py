@@ -19,6 +19,7 @@ from bioface_core.files import write_text
 from bioface_core.messages import Code, Update
 from bioface_core.wire import pack_reply, unpack_reply, unpack_request
 from client.app import answer
+from client.books import open_ledger
 from client.executor import TaskLoop
 from client.hospital import Hospital
 from client.node import open_site
@@ -70,7 +71,7 @@ def run_evil_site(hospital: Hospital) -> None:
     """Answers until SIGTERM: evaluations as they are, updates spoilt."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    site = open_site(hospital)
+    site = open_site(hospital, open_ledger(hospital, copy=False))
     spoilt = partial(_answer, site=site, kind=hospital.state / _KIND)
     bundle = hospital.approved().bundle_sha256
     TaskLoop(hospital.settings.ports.runtime, hospital.secret, bundle, spoilt).run(stop)

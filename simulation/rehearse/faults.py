@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bioface_core.config import Study
 from bioface_core.supervise import Child, command
 from server.follow import wait_for
 from server.serve import give_order, read_status
@@ -71,12 +72,17 @@ class Fault:
 
 def suffer(stage: Stage, progress: Progress) -> tuple[Experience, ...]:
     """Makes every fault, in turn."""
-    bar, experiences = progress.bar("faults"), list[Experience]()
-    for done, fault in enumerate(FAULTS):
-        bar(done, len(FAULTS), note=fault.name)
+    bar, experiences, faults = progress.bar("faults"), list[Experience](), faults_of(stage.study)
+    for done, fault in enumerate(faults):
+        bar(done, len(faults), note=fault.name)
         experiences.append(_suffer_one(stage, fault))
-    bar(len(FAULTS), len(FAULTS))
+    bar(len(faults), len(faults))
     return tuple(experiences)
+
+
+def faults_of(study: Study) -> tuple[Fault, ...]:
+    """What can go wrong in a study; where updates are masked, nobody can see that one means ill."""
+    return FAULTS if study.secure.enabled else FAULTS + ILL_WILL
 
 
 def _suffer_one(stage: Stage, fault: Fault) -> Experience:
@@ -220,10 +226,10 @@ FAULTS = (
     Fault("a hospital leaves and comes back", _leave_and_come_back),
     Fault("a cable is out for 4 s", _pull_cable),
     Fault("a site answers after the deadline", _fall_asleep, missing=1, mend=_wake_up),
-    *(
-        Fault(f"a hospital {kind}", _turn_evil(kind), missing=1, code=code.value, mend=_turn_good)
-        for kind, (_, code) in evil.KINDS.items()
-    ),
+)
+ILL_WILL = tuple(
+    Fault(f"a hospital {kind}", _turn_evil(kind), missing=1, code=code.value, mend=_turn_good)
+    for kind, (_, code) in evil.KINDS.items()
 )
 
 

@@ -23,7 +23,7 @@ from bioface_core.errors import ConfigError, RoundError
 from server.follow import Ended, follow, wait_for
 from server.serve import give_order, is_served
 from simulation.progress import Progress
-from simulation.rehearse.faults import FAULTS, Experience, suffer
+from simulation.rehearse.faults import Experience, faults_of, suffer
 from simulation.rehearse.replay import answered_by_round, last_vector, replay
 from simulation.rehearse.stage import Stage, set_stage
 
@@ -84,13 +84,14 @@ class Outcome:
         return grid
 
 
-def rehearse(progress: Progress, chaos: bool = False, keep: Path | None = None) -> Outcome:
+def rehearse(progress: Progress, chaos: bool = False, keep: Path | None = None, masked: bool = False) -> Outcome:
     """Rehearses a federation.
 
     Args:
         progress: is told what goes on.
         chaos: inject faults.
         keep: a folder to keep everything in; must not exist. A temporary one if None.
+        masked: with secure aggregation.
 
     Raises:
         ConfigError: ``keep`` exists.
@@ -99,7 +100,7 @@ def rehearse(progress: Progress, chaos: bool = False, keep: Path | None = None) 
     outcome = Outcome(folder=keep)
     with _folder(keep) as folder:
         with _step(outcome, "make a lab and hospitals, invite, approve"):
-            stage = set_stage(folder, _study(chaos), progress)
+            stage = set_stage(folder, _study(chaos, masked), progress)
         with stage.playing():
             _play(stage, outcome, progress, chaos)
         with _step(outcome, "run the same study inline"):
@@ -107,9 +108,11 @@ def rehearse(progress: Progress, chaos: bool = False, keep: Path | None = None) 
     return outcome
 
 
-def _study(chaos: bool) -> Any:
-    overrides = (f"federation.rounds={_CHAOS_ROUNDS}", "federation.deadline_s=20") if chaos else ()
-    return read_study(find_study("rehearsal"), overrides)
+def _study(chaos: bool, masked: bool) -> Any:
+    deadline_s = 60 if masked else 20  # five steps share it
+    overrides = (f"federation.rounds={_CHAOS_ROUNDS}", f"federation.deadline_s={deadline_s}") if chaos else ()
+    masks = ("secure.enabled=true",) if masked else ()
+    return read_study(find_study("rehearsal"), (*overrides, *masks))
 
 
 def _play(stage: Stage, outcome: Outcome, progress: Progress, chaos: bool) -> None:
@@ -125,7 +128,7 @@ def _play(stage: Stage, outcome: Outcome, progress: Progress, chaos: bool) -> No
         if ended.state != "finished":
             raise RoundError(f"the run {ended.state}: {ended.reason}")
         return
-    with _step(outcome, f"{len(FAULTS)} faults"):
+    with _step(outcome, f"{len(faults_of(stage.study))} faults"):
         outcome.faults = suffer(stage, progress)
         wait_for(stage.lab, give_order(stage.lab, "stop"))
 

@@ -1,0 +1,190 @@
+"""What does a private step cost? Beside a plain one, and beside Opacus, in CPU seconds of one thread.
+
+A step is a batch's gradient and the optimiser's move. The private ones are as a hospital does them: the network with
+frozen norms, channels last, each patient's gradient cut, noise from the operating system. The plain one has the group
+norm of a network that is trained from scratch, and trains everything. Opacus' is that of its hooks: the same network
+with group norm, contiguous, for its gradients are wrong in channels last; and noise from torch, which is cheaper.
+
+Memory is what a fresh process grows by at most in its first step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bioface_core import loss
+from bioface_core.accounting import Plan
+from bioface_core.config import find_study, read_study
+from bioface_core.model import Recogniser, initialise, memory_format, set_trainable
+from bioface_core.optimise import make_optimiser
+from bioface_core.photos import FACE_SIZE_PX
+from bioface_core.privacy import noisy_gradients
+from bioface_core.secret import SecretRandom
+from bioface_core.sections import Loss, Model, Privacy, Train
+from simulation.ratio import Ratio
+
+Step = Callable[[], None]
+_CLASSES, _MARGIN = 10, 0.3
+_BATCH = Privacy().batch
+_LOSS = Loss(mode="arcface")
+_PLAN = Plan(sampling_rate=0.5, noise_multiplier=1.0, steps=1, rounds=1, clip=1.0, delta=1e-5, expected=float(_BATCH))
+_PLAIN, _OPACUS = "plain", "Opacus"
+# A private step of a part / another: at most
+_CLAIMS = (("last-stage", _PLAIN, 0.5), ("se+bias", _PLAIN, 1.0), ("head", _PLAIN, 0.5), ("all", _OPACUS, 0.5))
+_MEMORY = 2.0
+
+
+def dp_ratios() -> list[Ratio]:
+    """SE-IR-18 and the demo's network: CPU time of a step, and memory."""
+    demo = read_study(find_study("demo")).model
+    return [*_ratios("SE-IR-18", Model(), 1.3, pairs=3), *_ratios("demo's net", demo, 1.7, pairs=9)]
+
+
+def _ratios(name: str, model: Model, target: float, pairs: int) -> list[Ratio]:
+    torch.set_num_threads(1)
+    claims = [("all", _PLAIN, target), *_CLAIMS]
+    seconds = _timed_in_turn({arm: make_step(arm, model) for arm in dict.fromkeys(_arms(claims))}, pairs)
+    memory = {arm: _peak_mb(arm, model) for arm in ("all", _PLAIN)}
+    return [
+        *(_ratio(f"{name}, {ours} / {other}", most, seconds[ours], seconds[other]) for ours, other, most in claims),
+        _ratio(f"{name}, all / {_PLAIN}, peak memory, MB", _MEMORY, [memory["all"]], [memory[_PLAIN]]),
+    ]
+
+
+def _arms(claims: list[tuple[str, str, float]]) -> list[str]:
+    return [arm for ours, other, _ in claims for arm in (ours, other)]
+
+
+def _timed_in_turn(steps: Mapping[str, Step], pairs: int) -> dict[str, list[float]]:
+    """CPU seconds of each step, all in turn, after one that does not count."""
+    seconds: dict[str, list[float]] = {arm: [] for arm in steps}
+    for _ in range(1 + pairs):
+        for arm, step in steps.items():
+            start = time.process_time()
+            step()
+            seconds[arm].append(time.process_time() - start)
+    return {arm: taken[1:] for arm, taken in seconds.items()}
+
+
+def make_step(arm: str, model: Model) -> Step:
+    """A step to be timed, with its network, batch and optimiser.
+
+    Args:
+        arm: ``plain``, ``Opacus``, or what trains privately (``all``, ``last-stage``, ``se+bias``, ``head``).
+        model: depth, width and so on; the norm is the arm's.
+    """
+    if arm == _PLAIN:
+        return _plain(*_network(model, "group"))
+    if arm == _OPACUS:
+        return _opacus(*_network(model, "group"))
+    return _private(*_network(model, "frozen", arm))
+
+
+def _network(model: Model, norm: str, part: str = "all") -> tuple[Recogniser, Tensor, Tensor]:
+    """The network, a batch, and its labels; all random, and the same for every arm."""
+    settings = Model.model_validate({**model.model_dump(), "norm": norm, "base": "pretrained"})
+    randomness = torch.Generator().manual_seed(0)
+    network = Recogniser(settings, _CLASSES)
+    initialise(network.trunk, randomness)
+    network.prototypes.data.normal_(generator=randomness)
+    set_trainable(network, part)
+    layout = memory_format(settings)
+    photos_NCHW = torch.rand(_BATCH, 3, FACE_SIZE_PX, FACE_SIZE_PX, generator=randomness).mul_(2).sub_(1)
+    network = network.to(memory_format=layout)
+    return network, photos_NCHW.contiguous(memory_format=layout), torch.arange(_BATCH) % _CLASSES
+
+
+def _plain(network: Recogniser, photos_NCHW: Tensor, labels_N: Tensor) -> Step:
+    optimiser = make_optimiser(network.named_parameters(), Train(), 1e-3)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        _loss(network(photos_NCHW), labels_N, {"prototypes": network.prototypes}).backward()
+        optimiser.step()
+
+    return step
+
+
+def _private(network: Recogniser, photos_NCHW: Tensor, labels_N: Tensor) -> Step:
+    optimiser, secret = make_optimiser(network.named_parameters(), Train(), 1e-3), SecretRandom()
+    heads = {"prototypes": network.prototypes}
+    named = dict(network.trunk.named_parameters()) | heads
+
+    def step() -> None:
+        optimiser.zero_grad()
+        for name, gradient in noisy_gradients(
+            network.trunk, heads, photos_NCHW, labels_N, _loss, _PLAN, secret
+        ).items():
+            named[name].grad = gradient
+        optimiser.step()
+
+    return step
+
+
+def _loss(outputs_ND: Tensor, labels_N: Tensor, heads: Mapping[str, Tensor]) -> Tensor:
+    every_K = torch.ones(_CLASSES, dtype=torch.bool)
+    return loss.syndrome_loss(outputs_ND, labels_N, heads["prototypes"], every_K, _LOSS, _MARGIN)
+
+
+class _Cosines(nn.Module):
+    """A head with a weight of its own: what Opacus can follow. The margin is in the loss."""
+
+    def __init__(self, prototypes_KD: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(prototypes_KD.detach().clone())
+
+    def forward(self, embeddings_ND: Tensor) -> Tensor:
+        return F.linear(embeddings_ND, F.normalize(self.weight))
+
+
+def _opacus(network: Recogniser, photos_NCHW: Tensor, labels_N: Tensor) -> Step:
+    """Opacus' hooks; it takes a loss that is a mean over patients."""
+    from opacus import GradSampleModule
+    from opacus.optimizers import DPOptimizer
+
+    whole = nn.Sequential(network.trunk, _Cosines(network.prototypes))
+    hooked = GradSampleModule(whole)
+    inner = make_optimiser(whole.named_parameters(), Train(), 1e-3)
+    optimiser = DPOptimizer(inner, noise_multiplier=1.0, max_grad_norm=_PLAN.clip, expected_batch_size=_BATCH)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        loss.arcface(hooked(photos_NCHW), labels_N, _LOSS.scale, _MARGIN).backward()
+        optimiser.step()
+
+    return step
+
+
+def _peak_mb(arm: str, model: Model) -> float:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        return fresh.submit(partial(_growth_mb, arm, model)).result()
+
+
+def _growth_mb(arm: str, model: Model) -> float:
+    """By how much this process grows at most in one step."""
+    torch.set_num_threads(1)
+    step = make_step(arm, model)
+    before = _resident_mb("VmRSS")
+    step()
+    return _resident_mb("VmHWM") - before
+
+
+def _resident_mb(field: str) -> float:
+    """Memory of this process, now (VmRSS) or at most so far (VmHWM): Linux only."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)]
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+def _ratio(name: str, target: float, ours: list[float], other: list[float]) -> Ratio:
+    ratio = median(one / two for one, two in zip(ours, other, strict=True))
+    return Ratio(name, round(ratio, 4), target, round(median(ours), 4), round(median(other), 4))
