@@ -1,8 +1,8 @@
 """How does a hospital take part in a masked sum? It keeps its keys in memory, and what it has opened on its disk.
 
 The rules of the five steps are ``Party``'s (bioface_core/secure). Here they are tied to tickets: one session at a time
-in each phase, none that was begun before, and no second sum of the same round with other hospitals in it. The keys of a
-session are nowhere but in this process: with the process the session is gone, and the hospital is a drop-out of that
+in each phase, none that was begun before, and no second sum of the same answers with other hospitals in it. The keys of
+a session are nowhere but in this process: with the process the session is gone, and the hospital is a drop-out of that
 sum. Its answer is not gone: under the next attempt it is masked again, with new keys.
 
 Legend: n values of the vector, m integers of a masked vector.
@@ -45,11 +45,13 @@ class _Open:
     Attributes:
         session: this one.
         party: the hospital's side.
+        parts: names what the hospitals put into the sum; empty before.
         survivors: in the roster's order, those that this hospital signed; empty before.
     """
 
     session: Session
     party: Party
+    parts: str = ""
     survivors: tuple[str, ...] = ()
 
 
@@ -76,6 +78,7 @@ class Masking:
         self._threshold = threshold_of(study.secure.threshold, len(study.roster))
         self._hospital, self._identity, self._memory = hospital, identity, memory
         self._fewest_survivors = fewest_survivors
+        self._fresh_in_each_run = study.privacy.unit == "patient"
         self._open: dict[Phase, _Open] = {}
 
     def answer(self, asked: Asked, integers: Callable[[Request], Words]) -> Answer:
@@ -127,9 +130,21 @@ class Masking:
 
     def _mask(self, asked: AskMasked, integers: Callable[[Request], Words]) -> Words:
         """The masked vector; nothing is computed for a session that is not known."""
-        party = self._known(asked.ticket).party
+        known = self._known(asked.ticket)
+        known.parts = self._parts(asked.request)
         sealed = [Sealed(sender, self._hospital, ciphertext) for sender, ciphertext in asked.sealed.items()]
-        return party.mask(integers(asked.request), sealed)
+        return known.party.mask(integers(asked.request), sealed)
+
+    def _parts(self, request: Request) -> str:
+        """A name for what is put into a sum, the same wherever the parts are.
+
+        They follow from the model, the round and the hospital, in another run as well. Private ones have fresh noise
+        in every run.
+        """
+        ticket = request.ticket
+        run = ticket.run_id if self._fresh_in_each_run else ""
+        place = f"{ticket.study_id}\0{ticket.phase.value}\0{ticket.round}\0{run}\0".encode()
+        return hashlib.sha256(place + request.vector.numpy().tobytes()).hexdigest()
 
     def _confirm(self, ticket: Ticket, survivors: Sequence[str]) -> bytes:
         """The signature over the survivors, if this hospital may help to open their sum."""
@@ -137,7 +152,7 @@ class Masking:
         ordered = known.session.ordered(survivors, "survivors")
         self._check_enough(ordered)
         if self._memory is not None:
-            self._memory.check_opened(ticket, ordered)
+            self._memory.check_opened(known.parts, ordered)
         signature = known.party.confirm(ordered)
         known.survivors = ordered  # not before: a second list is refused, and must not take the place of the first
         return signature
@@ -148,7 +163,7 @@ class Masking:
         revealed = known.party.reveal(confirmations)
         self._check_enough(known.survivors)
         if self._memory is not None:
-            self._memory.note_opened(ticket, known.survivors)
+            self._memory.note_opened(known.parts, known.survivors)
         return revealed
 
     def _check_enough(self, survivors: Sequence[str]) -> None:

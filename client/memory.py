@@ -44,13 +44,9 @@ CREATE TABLE IF NOT EXISTS answered (
 ) WITHOUT ROWID
 """
 _OPENED = """
-CREATE TABLE IF NOT EXISTS opened (
-    study TEXT, run TEXT, round INTEGER, phase TEXT, survivors TEXT,
-    PRIMARY KEY (study, run, round, phase)
-) WITHOUT ROWID
+CREATE TABLE IF NOT EXISTS opened (parts TEXT PRIMARY KEY, survivors TEXT NOT NULL) WITHOUT ROWID
 """
 _THIS = "study = ? AND run = ? AND round = ? AND attempt = ? AND phase = ? AND ask = ?"
-_THIS_SUM = "study = ? AND run = ? AND round = ? AND phase = ?"
 _BEGUN = 0  # in place of an ask, which is 1 or more: a masked sum was begun under this ticket
 _KIND = Kind(
     content="the memory of the answers this hospital has given",
@@ -110,26 +106,30 @@ class Memory:
             require(not self._was_answered(begun), "this sum was begun before: its keys are gone")
             self._note(begun)
 
-    def check_opened(self, ticket: Ticket, survivors: Sequence[str]) -> None:
-        """Refuses another list of survivors than that of the sum which was opened of the same run, round and phase.
+    def check_opened(self, parts: str, survivors: Sequence[str]) -> None:
+        """Refuses another list of survivors than that of the sum which was opened of the same parts.
+
+        Args:
+            parts: names what the hospitals put into the sum, each the same whenever it is asked again.
+            survivors: who is in it.
 
         Raises:
             SecureError: it is another.
             WireError: the disk cannot be read.
         """
-        found = self._opened(ticket)
-        require(found in (None, json.dumps(survivors)), "a sum of other hospitals was opened in this round before")
+        found = self._opened(parts)
+        require(found in (None, json.dumps(survivors)), "a sum of other hospitals was opened of these answers before")
 
-    def note_opened(self, ticket: Ticket, survivors: Sequence[str]) -> None:
+    def note_opened(self, parts: str, survivors: Sequence[str]) -> None:
         """Puts it on the disk whose sum is opened; nothing may be revealed before this returns.
 
         Raises:
-            SecureError: a sum of others was opened in the same run, round and phase.
+            SecureError: a sum of others was opened of the same parts.
             WireError: the disk does not take it.
         """
         with self._lock:
-            self.check_opened(ticket, survivors)
-            self._note_opened(ticket, json.dumps(survivors))
+            self.check_opened(parts, survivors)
+            self._note_opened(parts, json.dumps(survivors))
 
     def close(self) -> None:
         """Lets another process open the database."""
@@ -145,17 +145,13 @@ class Memory:
         self._database.execute("INSERT INTO answered VALUES (?, ?, ?, ?, ?, ?)", _columns(ticket))
 
     @_as_failure()
-    def _opened(self, ticket: Ticket) -> str | None:
-        found = self._database.execute(
-            f"SELECT survivors FROM opened WHERE {_THIS_SUM}", _sum_columns(ticket)
-        ).fetchone()
+    def _opened(self, parts: str) -> str | None:
+        found = self._database.execute("SELECT survivors FROM opened WHERE parts = ?", (parts,)).fetchone()
         return None if found is None else str(found[0])
 
     @_as_failure()
-    def _note_opened(self, ticket: Ticket, survivors: str) -> None:
-        self._database.execute(
-            "INSERT OR IGNORE INTO opened VALUES (?, ?, ?, ?, ?)", (*_sum_columns(ticket), survivors)
-        )
+    def _note_opened(self, parts: str, survivors: str) -> None:
+        self._database.execute("INSERT OR IGNORE INTO opened VALUES (?, ?)", (parts, survivors))
 
     def _reply_path(self, phase: Phase) -> Path:
         return self._path.with_name(f"{self._path.stem}-{phase.value}.safetensors")
@@ -163,10 +159,6 @@ class Memory:
 
 def _columns(ticket: Ticket) -> tuple[str | int, ...]:
     return ticket.study_id, ticket.run_id, ticket.round, ticket.attempt, ticket.phase.value, ticket.ask
-
-
-def _sum_columns(ticket: Ticket) -> tuple[str | int, ...]:
-    return ticket.study_id, ticket.run_id, ticket.round, ticket.phase.value
 
 
 def _question(request: Request) -> dict[str, str]:

@@ -11,12 +11,13 @@ Memory is what a fresh process grows by at most in its first step.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,7 @@ from bioface_core.secret import SecretRandom
 from bioface_core.sections import Loss, Model, Privacy, Train
 from simulation.ratio import Ratio
 
+Result = TypeVar("Result")
 Step = Callable[[], None]
 _CLASSES, _MARGIN = 10, 0.3
 _BATCH = Privacy().batch
@@ -45,16 +47,22 @@ _MEMORY = 2.0
 
 
 def dp_ratios() -> list[Ratio]:
-    """SE-IR-18 and the demo's network: CPU time of a step, and memory."""
+    """SE-IR-18 and the demo's network: CPU time of a step, and memory. Each in a process that has seen no other."""
     demo = read_study(find_study("demo")).model
-    return [*_ratios("SE-IR-18", Model(), 1.3, pairs=3), *_ratios("demo's net", demo, 1.7, pairs=9)]
+    cases = (("SE-IR-18", Model(), 1.3, 3), ("demo's net", demo, 1.7, 15))
+    return [ratio for case in cases for ratio in _in_fresh_process(_ratios, *case)]
 
 
-def _ratios(name: str, model: Model, target: float, pairs: int) -> list[Ratio]:
+def _in_fresh_process(work: Callable[..., Result], *arguments: Any) -> Result:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        return fresh.submit(work, *arguments).result()
+
+
+def _ratios(name: str, model: Model, target: float, rounds: int) -> list[Ratio]:
     torch.set_num_threads(1)
     claims = [("all", _PLAIN, target), *_CLAIMS]
-    seconds = _timed_in_turn({arm: make_step(arm, model) for arm in dict.fromkeys(_arms(claims))}, pairs)
-    memory = {arm: _peak_mb(arm, model) for arm in ("all", _PLAIN)}
+    seconds = _timed_in_turn({arm: make_step(arm, model) for arm in dict.fromkeys(_arms(claims))}, rounds)
+    memory = {arm: _in_fresh_process(_growth_mb, arm, model) for arm in ("all", _PLAIN)}
     return [
         *(_ratio(f"{name}, {ours} / {other}", most, seconds[ours], seconds[other]) for ours, other, most in claims),
         _ratio(f"{name}, all / {_PLAIN}, peak memory, MB", _MEMORY, [memory["all"]], [memory[_PLAIN]]),
@@ -65,10 +73,10 @@ def _arms(claims: list[tuple[str, str, float]]) -> list[str]:
     return [arm for ours, other, _ in claims for arm in (ours, other)]
 
 
-def _timed_in_turn(steps: Mapping[str, Step], pairs: int) -> dict[str, list[float]]:
+def _timed_in_turn(steps: Mapping[str, Step], rounds: int) -> dict[str, list[float]]:
     """CPU seconds of each step, all in turn, after one that does not count."""
     seconds: dict[str, list[float]] = {arm: [] for arm in steps}
-    for _ in range(1 + pairs):
+    for _ in range(1 + rounds):
         for arm, step in steps.items():
             start = time.process_time()
             step()
@@ -152,6 +160,7 @@ def _opacus(network: Recogniser, photos_NCHW: Tensor, labels_N: Tensor) -> Step:
     from opacus import GradSampleModule
     from opacus.optimizers import DPOptimizer
 
+    warnings.filterwarnings("ignore", message="Full backward hook is firing")  # its way to begin at the first layer
     whole = nn.Sequential(network.trunk, _Cosines(network.prototypes))
     hooked = GradSampleModule(whole)
     inner = make_optimiser(whole.named_parameters(), Train(), 1e-3)
@@ -163,11 +172,6 @@ def _opacus(network: Recogniser, photos_NCHW: Tensor, labels_N: Tensor) -> Step:
         optimiser.step()
 
     return step
-
-
-def _peak_mb(arm: str, model: Model) -> float:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        return fresh.submit(partial(_growth_mb, arm, model)).result()
 
 
 def _growth_mb(arm: str, model: Model) -> float:

@@ -35,16 +35,24 @@ def die(*_: Any) -> None:
 
 def on_the_second(do: Callable[..., Any], before: Callable[..., Any], after: Callable[..., Any]) -> Callable[..., Any]:
     """A function that calls these around its second call in round 1."""
-    calls = 0
+    calls = openings = 0
+
+    def round_of(asked: Any) -> int:
+        nonlocal openings
+        if not isinstance(asked, str):
+            return int((asked if isinstance(asked, Ticket) else asked.ticket).round)
+        openings += 1  # of which no round is told: the first three are those of round 0
+        return openings > 3
 
     def called(*arguments: Any, **others: Any) -> Any:
         nonlocal calls
-        asked = next((it for it in arguments if isinstance(it, Ticket)), None) or arguments[1].ticket
-        calls += asked.round == 1
-        if asked.round == 1 and calls == 2:
+        first = round_of(arguments[1]) == 1
+        calls += first
+        now = first and calls == 2
+        if now:
             before()
         result = do(*arguments, **others)
-        if asked.round == 1 and calls == 2:
+        if now:
             after()
         return result
 

@@ -164,7 +164,19 @@ def test_another_sum_of_the_same_round(remembering: LyingLab, refused: list[str]
     remembering.up_to_masked()
     assert remembering.confirm(ONE, (ONE, TWO, THREE, FOUR)) == Code.SECURE
     assert isinstance(remembering.confirm(TWO, (ONE, TWO, THREE, FOUR)), bytes), "it opened nothing"
-    refused.append("a sum of other hospitals was opened in this round before")
+    refused.append("a sum of other hospitals was opened of these answers before")
+
+
+def test_a_sum_of_the_same_answers_in_another_run(remembering: LyingLab, refused: list[str]) -> None:
+    """Training is the same in every run: with others in the sum, a new run would give one hospital's part away."""
+    remembering.up_to_masked()
+    signed = {name: remembering.confirm(name, EVERYBODY) for name in EVERYBODY}
+    signatures = {name: signature for name, signature in signed.items() if isinstance(signature, bytes)}
+    assert isinstance(remembering.unmask(ONE, signatures), Opening)
+    remembering.ticket = replace(remembering.ticket, run_id="another")
+    remembering.up_to_masked()
+    assert remembering.confirm(ONE, (ONE, TWO, THREE, FOUR)) == Code.SECURE
+    refused.append("a sum of other hospitals was opened of these answers before")
 
 
 def test_what_was_opened_is_what_was_signed(remembering: LyingLab, refused: list[str]) -> None:
