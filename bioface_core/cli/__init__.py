@@ -31,7 +31,7 @@ def _group(name: str, help_: str, hidden: bool = False) -> typer.Typer:
 
 
 app = _group("bioface", "Recognise genetic syndromes from facial photos together, without a photo leaving a hospital.")
-for _command in (local.simulate, local.prepare, local.pretrain, local.report, local.bench):
+for _command in (local.simulate, local.prepare, local.pretrain, local.report, local.attack, local.bench):
     app.command()(_command)
 _GROUPS: tuple[tuple[typer.Typer, tuple[Callable[..., None], ...]], ...] = (
     (_group("lab", "The coordinating lab: make it, invite hospitals, serve, run a study."), lab.COMMANDS),

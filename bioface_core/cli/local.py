@@ -74,8 +74,27 @@ def report(
     show(result.to_json() if as_json else report.table(result), as_json)
 
 
+def attack(
+    run: Annotated[Path, typer.Argument(help="The folder of a simulated run, e.g. runs/demo.")],
+    as_json: AsJson = False,
+) -> None:
+    """Attack a simulated run: photos out of updates, who was trained on, and the epsilon that canaries prove."""
+    import dataclasses
+
+    from bioface_core import report
+    from bioface_core.report.attacks import attack_table
+    from simulation.attack.run import attack as run_attack
+    from simulation.progress import Progress
+
+    with Progress() as progress:
+        found = run_attack(run, progress)
+    name = report.write_report(run).study.name
+    show(dataclasses.asdict(found) if as_json else attack_table(found, name), as_json)
+    print(f"report: {run / 'report.html'}", file=sys.stderr)
+
+
 def bench(
-    name: Annotated[str, typer.Argument(help="simulate, phantoms or deploy.")],
+    name: Annotated[str, typer.Argument(help="simulate, phantoms, deploy, secure or dp.")],
     as_json: AsJson = False,
 ) -> None:
     """Measure a claim on this machine, side by side in one run."""

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from bioface_core.clipping.layers import open_layers
 from bioface_core.clipping.record import LossOf, record
 
-_PATIENTS_AT_ONCE = 16  # more gain nothing: what passes between two layers no longer fits a processor's cache
 _GRADIENTS_AT_ONCE = 2**27  # floats that the patients' gradients of convolutions may take: 512 MiB
 
 
@@ -100,4 +99,4 @@ def _patients_at_once(layers: Mapping[str, nn.Module]) -> int:
     """As many as find room for their gradients; those of linear layers take none."""
     convolutions = [layer.weight for layer in layers.values() if isinstance(layer, nn.Conv2d)]
     each = sum(weight.numel() for weight in convolutions if weight.requires_grad)
-    return min(_PATIENTS_AT_ONCE, max(1, _GRADIENTS_AT_ONCE // max(1, each)))
+    return max(1, _GRADIENTS_AT_ONCE // max(1, each))

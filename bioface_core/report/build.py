@@ -51,6 +51,7 @@ def report_of(run: RunFiles, names: Mapping[str, str]) -> Report:
         confusion=_table(final),
         mistakes=_mistakes(final),
         hospitals=tuple(Hospital(one.name, one.train_patients_K, one.heldout_patients_K) for one in run.hospitals),
+        attacks=run.attacks,
     )
     report = _compared(report)
     return replace(report, headline=headline(report), notes=notes(report), limits=limits(report))

@@ -12,6 +12,7 @@ from typing import Any
 
 from bioface_core.config import Study
 from bioface_core.evaluate import Difference, Rate
+from bioface_core.report.attacks import Attacks
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ class Report:
         confusion: [true][predicted] held-out patients of the federated model, K x K; empty before the first round.
         mistakes: the most frequent ones, worst first.
         hospitals: empty in a deployment, where nobody may know.
+        attacks: what attacks on the run found; None where nobody tried.
         headline: the result in a sentence or three.
         notes: what is missing from this report, and why.
         limits: what must not be concluded from it.
@@ -147,6 +149,7 @@ class Report:
     confusion: tuple[tuple[int, ...], ...]
     mistakes: tuple[Mistake, ...]
     hospitals: tuple[Hospital, ...]
+    attacks: Attacks | None = None
     headline: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()

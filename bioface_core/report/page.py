@@ -15,6 +15,7 @@ from markupsafe import Markup
 from bioface_core.errors import RunError
 from bioface_core.files import write_text
 from bioface_core.report import embedding_map, matrix, words
+from bioface_core.report.attacks import HEADINGS, Attacks, cells, reading
 from bioface_core.report.build import catalogue_names, report_of
 from bioface_core.report.curves import loss_curve, rate_curve
 from bioface_core.report.facts import Report, Syndrome
@@ -81,6 +82,7 @@ def render(report: Report, embeddings: Embeddings | None) -> str:
         "points": words.points,
         "data": data_size,
         "short": short_name,
+        "reading": reading,
     }
     template = environment.get_template("report.html.j2")
     return template.render(
@@ -96,6 +98,7 @@ def render(report: Report, embeddings: Embeddings | None) -> str:
         maps=maps(report, embeddings),
         photos_drawn=embedding_map.MOST_DRAWN,
         facts=facts(report),
+        attacked=attack_rows(report.attacks),
         recipe=report.study.to_yaml(),
         known=words.NOT_KNOWN,
     )
@@ -153,6 +156,13 @@ def facts(report: Report) -> list[tuple[str, str]]:
         ("Secure aggregation", "on: the lab's side sees sums" if study.secure.enabled else "off"),
         *((name, version) for name, version in report.software.items()),
     ]
+
+
+def attack_rows(attacks: Attacks | None) -> list[tuple[str, ...]]:
+    """What attacks found: a heading, and the figure under each setting."""
+    if attacks is None:
+        return []
+    return list(zip(HEADINGS, *(cells(defence) for defence in attacks.defences), strict=True))
 
 
 def short_name(name: str) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 from bioface_core.config import Study, read_study
 from bioface_core.errors import ConfigError, RunError
 from bioface_core.evaluate import Counts
+from bioface_core.report.attacks import ATTACKS, Attacks
 
 _Content = TypeVar("_Content")
 _Tally = Annotated[InstanceOf[Counts], BeforeValidator(Counts.from_json)]
@@ -89,6 +90,7 @@ class RunFiles:
         hospitals: in the order the embeddings count them.
         embeddings: None before the end, and in a deployment.
         software: name to version, where the run wrote them down (``software.json``).
+        attacks: what `bioface attack` found; None where nobody tried.
     """
 
     study: Study
@@ -97,6 +99,7 @@ class RunFiles:
     hospitals: tuple[HospitalRecord, ...]
     embeddings: Embeddings | None
     software: dict[str, str]
+    attacks: Attacks | None
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -117,6 +120,7 @@ def read_run(folder: Path) -> RunFiles:
         _read_optional(folder / "hospitals.json", tuple[HospitalRecord, ...], ()),
         _read_embeddings(folder / "embeddings.safetensors"),
         _read_optional(folder / "software.json", dict[str, str], {}),
+        _read_json(folder / ATTACKS, Attacks) if (folder / ATTACKS).exists() else None,
     )
     _check_rounds(run, folder)
     _check_classes(run, folder)

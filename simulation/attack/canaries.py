@@ -9,7 +9,7 @@ A canary's gradient turns its sign from step to step, which the promise allows (
 data), and scores are taken relative to the other blocks' on the same coordinate. So noise that is used a second time,
 be it in the next step, the next round or another block, falls out of the score, and the canaries stand bare.
 
-Legend: M canaries, P canaries of a block that take part, X coordinates.
+Legend: M canaries, P canaries drawn in a step, X canaries of a block and their coordinates.
 
 Source: Steinke, Nasr, Jagielski 2023 (one run, Dirac canaries); Nasr et al. 2023, "Tight auditing of differentially
 private machine learning" (white box).
@@ -31,7 +31,8 @@ from simulation.attack.guessing import gaussian_bound, one_run_bound
 
 CONFIDENCE = 0.95
 _GUESSED = (0.001, 0.005, 0.02, 0.1, 0.45)  # shares of the canaries guessed as in, and as many as out
-_BLOCK = 2000  # canaries that train together: coordinates of the network
+_BLOCK = 1000  # canaries that train together: coordinates of the network
+_ENOUGH_BLOCKS = 4  # the mean of fewer says more of their own canaries
 _TOO_LONG = 10.0  # a canary's gradient, over the clipping norm
 
 
@@ -83,13 +84,13 @@ def empirical_epsilon(
     return bounds(included_M, _relative(parts), plan.delta, plan.epsilon_after(plan.rounds))
 
 
-def without_noise(plan: Plan, canaries: int = 10_000) -> EmpiricalEpsilon:
-    """The same attacker where nobody clips or adds noise: the score is the gradient itself.
+def without_noise(delta: float, canaries: int = 10_000) -> EmpiricalEpsilon:
+    """The same attacker where nobody adds noise: whoever took part has moved their coordinate, and nobody else has.
 
-    The bound is then as high as so many canaries can prove; the true epsilon is infinite.
+    The bound is as high as so many canaries can prove; the true epsilon is infinite.
     """
     included_M = torch.rand(canaries) < 0.5
-    return bounds(included_M, included_M.double(), plan.delta, None)
+    return bounds(included_M, included_M.double(), delta, None)
 
 
 def bounds(included_M: Tensor, scores_M: Tensor, delta: float, accounted: float | None) -> EmpiricalEpsilon:
@@ -119,17 +120,19 @@ def _block_scores(
     included_X: Tensor, plan: Plan, secrets: Callable[[], SecretRandom], beside: Sequence[Plan]
 ) -> Tensor:
     """What the attacker adds up for each canary of a block, float64 (X,)."""
-    network, inputs_PX = nn.Linear(len(included_X), 1, bias=False), torch.eye(len(included_X))[included_X]
-    patients = Patients.of(torch.arange(len(inputs_PX)))
+    network = nn.Linear(len(included_X), 1, bias=False)
+    # Who takes no part is there with a gradient of nothing: to the sum it is the same, and all blocks draw as often.
+    inputs_XX = torch.diag(included_X.float())
+    patients = Patients.of(torch.arange(len(inputs_XX)))
     scores_X = torch.zeros(len(included_X), dtype=torch.float64)
     for round_ in range(plan.rounds):
         streams = [secrets() for _ in range(1 + len(beside))]
         for step in range(plan.steps):
             sign = 1.0 if (round_ + step) % 2 else -1.0
-            drawn_PX = inputs_PX[patients.draw(plan.sampling_rate, streams[0])]
-            seen_X = _gradient(network, drawn_PX, sign, plan, streams[0])
+            drawn = patients.draw(plan.sampling_rate, streams[0])
+            seen_X = _gradient(network, inputs_XX[drawn], sign, plan, streams[0])
             for other, stream in zip(beside, streams[1:], strict=True):
-                seen_X += _gradient(network, inputs_PX[:0], sign, other, stream)
+                seen_X += _gradient(network, inputs_XX[:0], sign, other, stream)
             scores_X += sign * seen_X
     return scores_X
 
@@ -152,9 +155,9 @@ def _pulling(length: float) -> LossOf:
 
 
 def _relative(parts: Sequence[Tensor]) -> Tensor:
-    """Scores less the mean of the whole blocks on the same coordinate, which is what they might share."""
+    """Scores less the mean of the whole blocks on the same coordinate: what they have in common is no canary's."""
     whole = [part for part in parts if len(part) == len(parts[0])]
-    if len(whole) == 1:
+    if len(whole) < _ENOUGH_BLOCKS:
         return torch.cat(list(parts))
     mean_X = torch.stack(whole).mean(0)
     return torch.cat([part - mean_X[: len(part)] for part in parts])

@@ -53,7 +53,7 @@ def gaussian_bound(included_M: Tensor, scores_M: Tensor, delta: float, confidenc
     Returns:
         0 where nothing parts them.
     """
-    above_M = scores_M > scores_M.median()
+    above_M = scores_M > scores_M.mean()
     error = (1 - confidence) / 2
     caught = least_rate(int((above_M & included_M).sum()), int(included_M.sum()), error)
     alarms = 1 - least_rate(int((~above_M & ~included_M).sum()), int((~included_M).sum()), error)
