@@ -18,6 +18,7 @@ from bioface_core import augment, loss, optimise
 from bioface_core.accounting import Plan
 from bioface_core.clipping import LossOf
 from bioface_core.config import Study
+from bioface_core.embed import embed
 from bioface_core.evaluate import Counts, count, per_patient
 from bioface_core.layout import layout_of
 from bioface_core.model import Recogniser, memory_format, random_directions, set_trainable, to_float
@@ -28,7 +29,6 @@ from bioface_core.sections import Speed
 from bioface_core.seeding import generator
 from bioface_core.weights import Base, without_counters
 
-_EMBED_BATCH = 64
 _TRUNK = "trunk."  # before the names of the trunk's parameters
 
 
@@ -156,10 +156,9 @@ class Learner:
         """Unit embeddings (N, D), the mirrored view averaged."""
         self._layout.load(self._model, vector)
         self._model.eval()
-        with torch.inference_mode():
-            parts = [self._embed_views(part) for part in photos.photos_NCHW.split(_EMBED_BATCH)]
-        empty_ND = torch.zeros(0, self.embedding, device=self._device)
-        return torch.nn.functional.normalize(torch.cat([empty_ND, *parts]))
+        if not len(photos):
+            return torch.zeros(0, self.embedding, device=self._device)
+        return embed(self._model, photos.photos_NCHW, self._format)
 
     def weights(self, vector: Tensor) -> dict[str, Tensor]:
         """The whole model with ``vector`` in it: named CPU tensors, frozen ones included."""
@@ -253,11 +252,6 @@ class Learner:
             return to_float(photos_NCHW)
         draws = augment.draw(len(photos_NCHW), self.study.train.augment, randomness)
         return self._laid_out(augment.apply(photos_NCHW, draws.to(self._device)))
-
-    def _embed_views(self, photos_NCHW: Tensor) -> Tensor:
-        upright_ND: Tensor = self._model(self._laid_out(to_float(photos_NCHW)))
-        mirrored_ND: Tensor = self._model(self._laid_out(to_float(augment.mirror(photos_NCHW))))
-        return upright_ND + mirrored_ND
 
     def _laid_out(self, photos_NCHW: Tensor) -> Tensor:
         """The batch in the memory layout the convolutions want."""

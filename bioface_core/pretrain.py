@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bioface_core import augment, loss
 from bioface_core.config import Study
+from bioface_core.embed import embed
 from bioface_core.model import Recogniser, SEResNet, initialise, memory_format, random_directions
 from bioface_core.optimise import make_optimiser
 from bioface_core.photos import PhotoSet, shuffled
@@ -23,7 +23,6 @@ from bioface_core.weights import Base, without_counters
 
 _WARM_UP = 0.1  # share of the steps before the rate falls
 _GRADIENT_NORM = 5.0
-_EMBED_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,7 @@ def identified(base: Base, config: Model, people: PhotoSet) -> float:
     trunk = SEResNet(config.model_copy(update={"norm": "group" if config.norm == "group" else "frozen"})).eval()
     trunk.load_state_dict(base.trunk, strict=False)
     trunk = trunk.to(people.labels_N.device)
-    with torch.inference_mode():
-        views = [trunk(part) + trunk(augment.mirror(part)) for part in people.photos_NCHW.split(_EMBED_BATCH)]
-    embeddings_ND = F.normalize(torch.cat(views))
+    embeddings_ND = embed(trunk, people.photos_NCHW)
     cosines_NN = (embeddings_ND @ embeddings_ND.T).fill_diagonal_(-2)
     return float((people.labels_N[cosines_NN.argmax(1)] == people.labels_N).float().mean())
 

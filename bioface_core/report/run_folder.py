@@ -111,7 +111,7 @@ def read_run(folder: Path) -> RunFiles:
     Raises:
         RunError: no run there, a damaged file, or files of different studies.
     """
-    study = _read_study(folder)
+    study = read_study_of(folder)
     rounds = [_read_json(path, RoundRecord) for path in sorted(folder.glob("round-*.json"))]
     run = RunFiles(
         study,
@@ -128,7 +128,12 @@ def read_run(folder: Path) -> RunFiles:
     return run
 
 
-def _read_study(folder: Path) -> Study:
+def read_study_of(folder: Path) -> Study:
+    """The study of a run.
+
+    Raises:
+        RunError: no run there, or its study is damaged.
+    """
     if not folder.is_dir():
         raise RunError(f"{folder} is no folder: name a run folder, such as runs/demo")
     path = folder / "study.yaml"
