@@ -3,9 +3,10 @@
     python benchmarks/privacy.py --base base.safetensors --patients 100 300 --seeds 0 1 2 3 4
 
 Five phantom hospitals with ``--patients`` training patients each (two photos each, ten syndromes), private for each
-patient as `configs/private.yaml` says; epsilon ``inf`` is plain training, one pass over the photos in each round. The
-rounds are those of a federation, in one process. Prints one Markdown table of macro Top-1 for each size, and writes
-every figure to ``--out`` as it comes, so that a run that was cut off goes on.
+patient as `configs/private.yaml` says; epsilon ``inf`` is plain training, one pass over the photos in each round, and
+``alone`` the same by one hospital without the others. The rounds are those of a federation, in one process. Prints one
+Markdown table of macro Top-1 for each size, and writes every figure to ``--out`` as it comes, so that a run that was
+cut off goes on.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from server.strategy import WeightedSum, start_state, step
 from simulation import phantom
 
 HOSPITALS, HELD_OUT, PHOTOS = 5, 40, 2
-EPSILONS = ("inf", "8", "3", "1")
+EPSILONS = ("alone", "inf", "8", "3", "1")
 RATES = {"head": 1.0, "last-stage": 0.3, "se+bias": 0.3, "all": 0.1}  # of SGD, by a look at another seed
 PLAIN = {
     "privacy": {"unit": "none"},
@@ -72,13 +73,14 @@ def _score(cell: tuple[int, int, str, str], arguments: argparse.Namespace) -> fl
     seed, patients, part, epsilon = cell
     study = read_study(find_study(arguments.study), (f"seed={seed}", *arguments.set))
     private = {"privacy": {"unit": "patient", "epsilon": epsilon}, "train": {"rate": RATES[part]}}
-    study = study.replace({"model": {"trainable": part}} | (PLAIN if epsilon == "inf" else private))
-    return macro_top(_federate(study, seed, patients, arguments.base), 1).value
-
-
-def _federate(study: Study, seed: int, patients: int, base: Path) -> Counts:
-    learner = Learner(study, read_base(base, study.model), device=use(study.speed))
+    study = study.replace({"model": {"trainable": part}} | (PLAIN if epsilon in ("alone", "inf") else private))
     hospitals, heldout = _hospitals(seed, patients, study.syndromes)
+    counts = _federate(study, hospitals[:1] if epsilon == "alone" else hospitals, heldout, patients, arguments.base)
+    return macro_top(counts, 1).value
+
+
+def _federate(study: Study, hospitals: list[PhotoSet], heldout: PhotoSet, patients: int, base: Path) -> Counts:
+    learner = Learner(study, read_base(base, study.model), device=use(study.speed))
     plan = _plan(study, patients)
     state = start_state(study.federation, learner.start())
     for round_ in range(1, study.federation.rounds + 1):
@@ -120,7 +122,7 @@ def _read(path: Path) -> dict[str, float]:
 
 def _print_table(known: dict[str, float], patients: int, arguments: argparse.Namespace) -> None:
     print(f"\n{patients} patients in each of {HOSPITALS} hospitals\n")
-    print(f"| trains | {' | '.join(f'epsilon {epsilon}' for epsilon in arguments.epsilons)} |")
+    print(f"| trains | {' | '.join(arguments.epsilons)} |")
     print("|---|" + "---|" * len(arguments.epsilons))
     for part in arguments.parts:
         rows = [[known[_key(seed, patients, part, e)] for seed in arguments.seeds] for e in arguments.epsilons]

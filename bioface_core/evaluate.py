@@ -1,6 +1,6 @@
 """How good is a model? Counts over held-out patients, which hospitals can add up, and rates with honest intervals.
 
-A hospital reports two small tables of integers (``Counts``); every rate of every report is computed from their sum.
+A hospital reports small tables of integers (``Counts``); every rate of every report is computed from their sum.
 
 Intervals are Wilson's score intervals (Wilson 1927; Brown, Cai, DasGupta 2001, section 3.1.1). A macro rate is a
 stratified sample: its variance is put in terms of the *effective* number of patients, the size of a plain sample with
@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bioface_core.calibration import CELLS, Reliability
+
 _Z_95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
-_TABLES = ("confusion", "ranks")
+_TABLES = ("confusion", "ranks", "reliability")
 
 
 @dataclass(frozen=True)
@@ -33,17 +35,20 @@ class Counts:
     Attributes:
         confusion_KK: int64 [true, predicted], one entry per held-out patient.
         ranks_KK: int64 [true, rank at which the true class came, 0 for first].
+        reliability: how sure the model was of each patient's first photo; of nobody where that was not counted.
     """
 
     confusion_KK: Tensor
     ranks_KK: Tensor
+    reliability: Reliability = field(default_factory=Reliability.zeros)
 
     def __post_init__(self) -> None:
         assert self.confusion_KK.dtype == self.ranks_KK.dtype == torch.int64, "counts are int64"
         assert self.confusion_KK.shape == self.ranks_KK.shape == (self.classes, self.classes), "tables are K x K"
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(self.confusion_KK + other.confusion_KK, self.ranks_KK + other.ranks_KK)
+        confusion_KK, ranks_KK = self.confusion_KK + other.confusion_KK, self.ranks_KK + other.ranks_KK
+        return Counts(confusion_KK, ranks_KK, self.reliability + other.reliability)
 
     @property
     def classes(self) -> int:
@@ -61,27 +66,44 @@ class Counts:
         empty_KK = torch.zeros(classes, classes, dtype=torch.int64)
         return Counts(empty_KK, empty_KK.clone())
 
-    def to_json(self) -> dict[str, list[list[int]]]:
-        """The two tables as nested lists."""
-        return {"confusion": self.confusion_KK.tolist(), "ranks": self.ranks_KK.tolist()}
+    @property
+    def cells(self) -> Tensor:
+        """Every count in a row, int64 (``cells_of(K)``,)."""
+        return torch.cat([self.confusion_KK.flatten(), self.ranks_KK.flatten(), self.reliability.cells])
+
+    @staticmethod
+    def from_cells(cells: Tensor, classes: int) -> Counts:
+        """What ``cells`` gave, checked.
+
+        Raises:
+            ValueError: no counts of so many classes look like that.
+        """
+        confusion, ranks, sure = cells.split([classes**2, classes**2, CELLS])
+        return _checked(confusion.view(classes, classes), ranks.view(classes, classes), sure)
+
+    def to_json(self) -> dict[str, Any]:
+        """The tables as lists."""
+        tables = {"confusion": self.confusion_KK.tolist(), "ranks": self.ranks_KK.tolist()}
+        return tables | {"reliability": self.reliability.cells.tolist()}
 
     @staticmethod
     def from_json(content: Any) -> Counts:
-        """What ``to_json`` wrote, checked.
+        """What ``to_json`` wrote, checked; the first runs counted no reliability.
 
         Raises:
-            ValueError: no two square tables of counts that speak of the same patients.
+            ValueError: no tables of counts that speak of the same patients.
         """
         try:
-            tables = [torch.tensor(content[name]) for name in _TABLES]
+            sure = torch.tensor(content["reliability"]) if "reliability" in content else Reliability.zeros().cells
+            tables = torch.tensor(content["confusion"]), torch.tensor(content["ranks"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError("counts are no two tables of integers, confusion and ranks") from error
-        for name, table in zip(_TABLES, tables, strict=True):
-            _check_table(name, table)
-        confusion_KK, ranks_KK = tables
-        if confusion_KK.shape != ranks_KK.shape or not _agree(confusion_KK, ranks_KK):
-            raise ValueError("confusion and ranks count different patients")
-        return Counts(confusion_KK, ranks_KK)
+            raise ValueError(f"counts are no tables of integers, {', '.join(_TABLES)}") from error
+        return _checked(*tables, sure)
+
+
+def cells_of(classes: int) -> int:
+    """How many integers a hospital's counts are."""
+    return 2 * classes**2 + CELLS
 
 
 @dataclass(frozen=True)
@@ -244,12 +266,22 @@ def _cross_table(rows_P: Tensor, columns_P: Tensor, classes: int) -> Tensor:
     return torch.bincount(cells_P, minlength=classes**2).view(classes, classes)
 
 
-def _check_table(name: str, table: Tensor) -> None:
-    """Raises ValueError unless ``table`` is a square of counts."""
-    if table.dtype != torch.int64 or table.ndim != 2 or table.shape[0] != table.shape[1]:
-        raise ValueError(f"{name} is no square table of integers")
-    if bool((table < 0).any()):
-        raise ValueError(f"{name} has a negative count")
+def _checked(confusion_KK: Tensor, ranks_KK: Tensor, sure: Tensor) -> Counts:
+    """Counts, or ValueError where the tables cannot be."""
+    for name, table in zip(_TABLES, (confusion_KK, ranks_KK), strict=False):
+        if table.dtype != torch.int64 or table.ndim != 2 or table.shape[0] != table.shape[1]:
+            raise ValueError(f"{name} is no square table of integers")
+    if sure.dtype != torch.int64 or sure.shape != (CELLS,):
+        raise ValueError(f"reliability is no {CELLS} integers")
+    for name, table in zip(_TABLES, (confusion_KK, ranks_KK, sure), strict=True):
+        if bool((table < 0).any()):
+            raise ValueError(f"{name} has a negative count")
+    if confusion_KK.shape != ranks_KK.shape or not _agree(confusion_KK, ranks_KK):
+        raise ValueError("confusion and ranks count different patients")
+    reliability = Reliability.from_cells(sure)
+    if not reliability.agrees:
+        raise ValueError("reliability counts different patients at different temperatures")
+    return Counts(confusion_KK, ranks_KK, reliability)
 
 
 def _agree(confusion_KK: Tensor, ranks_KK: Tensor) -> bool:

@@ -9,20 +9,21 @@ Legend: N photos, B photos of a step, K syndromes, D embedding, I identities, n 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from bioface_core import augment, loss, optimise
 from bioface_core.accounting import Plan
+from bioface_core.calibration import Reliability, count_reliability, nearness, reference_people
 from bioface_core.clipping import LossOf
 from bioface_core.config import Study
 from bioface_core.embed import embed
 from bioface_core.evaluate import Counts, count, per_patient
 from bioface_core.layout import layout_of
 from bioface_core.model import Recogniser, memory_format, random_directions, set_trainable, to_float
-from bioface_core.photos import PhotoSet, shuffled
+from bioface_core.photos import PhotoSet, first_photos, shuffled
 from bioface_core.privacy import Patients, check_private, noisy_gradients
 from bioface_core.secret import SecretRandom
 from bioface_core.sections import Speed
@@ -87,6 +88,7 @@ class Learner:
         self._device = torch.device(device)
         self._identities = identities.to(device) if identities is not None and study.loss.identifies else None
         self._identities_ID = None if base.identities_ID is None else base.identities_ID.to(device)
+        self._people: tuple[Tensor, Tensor] | None = None  # for which vector, and their embeddings
         assert self._identities is None or self._identities_ID is not None, "identities without their prototypes"
 
     @property
@@ -120,7 +122,8 @@ class Learner:
             round_: 1 for the first.
             stream: names the random stream, the hospital's name.
             plan: makes it private for each patient; None trains plainly.
-            secret: who is drawn, and the noise, where there is a plan; None takes it from the operating system.
+            secret: who is drawn, how their photos are augmented, and the noise, where there is a plan; None takes it
+                from the operating system.
 
         Returns:
             The change and the mean loss.
@@ -145,12 +148,30 @@ class Learner:
             photos: held-out photos, on this device.
 
         Returns:
-            Counts over patients; a patient's photos and their mirror images are averaged.
+            Counts over patients; a patient's photos and their mirror images are averaged. How sure the model is, is
+            counted of each patient's first photo, for often there is but one.
         """
         embeddings_ND = self.embed(vector, photos)
         patients_PD, labels_P = per_patient(embeddings_ND, photos.labels_N, photos.patients_N)
-        prototypes_KD = self._model.prototypes.detach()
-        return count(loss.scores(patients_PD, prototypes_KD, self.study.loss).cpu(), labels_P.cpu())
+        counts = count(self._scores(patients_PD).cpu(), labels_P.cpu())
+        return replace(counts, reliability=self._reliability(vector, embeddings_ND, photos))
+
+    def _reliability(self, vector: Tensor, embeddings_ND: Tensor, photos: PhotoSet) -> Reliability:
+        first_P = first_photos(photos.patients_N)
+        embeddings_PD, labels_P = embeddings_ND[first_P], photos.labels_N[first_P]
+        nearness_P = nearness(embeddings_PD, self._model.prototypes.detach(), self._healthy_people(vector))
+        return count_reliability(self._scores(embeddings_PD), labels_P, nearness_P, self.study.loss)
+
+    def _healthy_people(self, vector: Tensor) -> Tensor | None:
+        """Embeddings of some public people, by which one sees what is near; None where the study has none."""
+        if self._identities is None:
+            return None
+        if self._people is None or not torch.equal(self._people[0], vector):
+            self._people = (vector.clone(), self.embed(vector, reference_people(self._identities)))
+        return self._people[1]
+
+    def _scores(self, embeddings_ND: Tensor) -> Tensor:
+        return loss.scores(embeddings_ND, self._model.prototypes.detach(), self.study.loss)
 
     def embed(self, vector: Tensor, photos: PhotoSet) -> Tensor:
         """Unit embeddings (N, D), the mirrored view averaged."""
@@ -189,12 +210,16 @@ class Learner:
         plan: Plan,
         secret: SecretRandom,
     ) -> None:
-        """Steps of DP-SGD, and what identification adds to them, which sees no patient."""
+        """Steps of DP-SGD, and what identification adds to them, which sees no patient.
+
+        Public randomness is for identification alone: were photos of patients to use it up, whoever knows the seed
+        would see how many were drawn, and one patient more would change how all the others are augmented.
+        """
         patients, loss_of = Patients.of(photos.patients_N), self._loss_of_one(progress)
         heads = {"prototypes": self._model.prototypes}
         for step in range(1, plan.steps + 1):
             batch = photos.take(patients.draw(plan.sampling_rate, secret).to(self._device))
-            views_NCHW = self._augmented(batch.photos_NCHW, randomness)
+            views_NCHW = self._augmented(batch.photos_NCHW, secret)
             trunk = self._model.trunk
             gradients = noisy_gradients(trunk, heads, views_NCHW, batch.labels_N, loss_of, plan, secret)
             named = {name if name in heads else _TRUNK + name: gradient for name, gradient in gradients.items()}
@@ -247,7 +272,7 @@ class Learner:
         cosines_BI = loss.cosines(embeddings_BD, self._identities_ID)
         return loss.arcface(cosines_BI, people.labels_N, self.study.loss.scale, self.study.pretrain.margin)
 
-    def _augmented(self, photos_NCHW: Tensor, randomness: torch.Generator) -> Tensor:
+    def _augmented(self, photos_NCHW: Tensor, randomness: torch.Generator | SecretRandom) -> Tensor:
         if not len(photos_NCHW):
             return to_float(photos_NCHW)
         draws = augment.draw(len(photos_NCHW), self.study.train.augment, randomness)

@@ -69,6 +69,14 @@ def concatenate(parts: list[PhotoSet]) -> PhotoSet:
     )
 
 
+def first_photos(patients_N: Tensor) -> Tensor:
+    """The position of each patient's first photo, int64 (P,), in the order of the patients' numbers."""
+    patients_P, index_N = patients_N.unique(return_inverse=True)
+    positions_N = torch.arange(len(patients_N), device=patients_N.device)
+    first_P = torch.full_like(patients_P, len(patients_N))
+    return first_P.scatter_reduce(0, index_N, positions_N, "amin")
+
+
 def shuffled(photos: int, batch: int, randomness: torch.Generator) -> Iterator[Tensor]:
     """Positions of the photos of each step of one epoch: a fresh order, cut into nearly equal parts.
 

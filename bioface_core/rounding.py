@@ -4,7 +4,8 @@ Systematic random rounding, row by row (a true class is a row): with a secret dr
 cumulative sums C_j become step * floor((C_j + U) / step), and the cells are their differences. Every cell is then a
 multiple of ``step``, less than one step off, right on average over U, and the cells still add up to the row's total,
 which is rounded in the same way. Both tables begin with the patients who were recognised and use the same U, so that
-they still speak of the same patients.
+they still speak of the same patients. The tables of reliability, which are not by syndrome, are one row each: first who
+was right, from unsure to sure, then who was not; all with one U of their own, so that they agree with each other.
 
 U is a keyed hash of the syndrome's name: the hospital's key is secret, and its answer to the same counts is always the
 same. If U were drawn afresh for every question, asking again would average the noise away; so a syndrome's total,
@@ -29,7 +30,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from bioface_core.calibration import Reliability
 from bioface_core.evaluate import Counts
+
+_RELIABILITY = "\0reliability"  # in the place of a syndrome's name, and none's
 
 
 def round_counts(counts: Counts, step: int, key: bytes, classes: Sequence[str]) -> Counts:
@@ -50,7 +54,8 @@ def round_counts(counts: Counts, step: int, key: bytes, classes: Sequence[str]) 
     own_first_KK = _own_first(counts.classes)
     confusion_KK = round_rows(counts.confusion_KK.gather(1, own_first_KK), step, draws_K)
     back_KK = own_first_KK.argsort(dim=1)
-    return Counts(confusion_KK.gather(1, back_KK), round_rows(counts.ranks_KK, step, draws_K))
+    ranks_KK = round_rows(counts.ranks_KK, step, draws_K)
+    return Counts(confusion_KK.gather(1, back_KK), ranks_KK, _round_reliability(counts.reliability, step, key))
 
 
 def round_rows(cells_RJ: Tensor, step: int, draws_R: Tensor) -> Tensor:
@@ -72,6 +77,18 @@ def secret_draw(key: bytes, name: str, step: int) -> int:
     """U of a syndrome: 0 to ``step`` - 1, the same for the same arguments; without the key, nobody can tell it."""
     digest = hmac.new(key, b"counts\0" + name.encode("utf-8"), hashlib.sha256).digest()
     return int.from_bytes(digest, "big") % step
+
+
+def _round_reliability(exact: Reliability, step: int, key: bytes) -> Reliability:
+    draw = secret_draw(key, _RELIABILITY, step)
+    return Reliability(_round_table(exact.confidence_TB2, step, draw), _round_table(exact.nearness_B2, step, draw))
+
+
+def _round_table(table_B2: Tensor, step: int, draw: int) -> Tensor:
+    """Rounds a table, or a stack of tables (..., B, 2), as rows."""
+    rows_R2B = table_B2.flip(-1).mT.reshape(-1, 2 * table_B2.shape[-2])
+    rounded_R2B = round_rows(rows_R2B, step, torch.full((len(rows_R2B),), draw))
+    return rounded_R2B.view(*table_B2.shape[:-2], 2, -1).mT.flip(-1)
 
 
 def _own_first(classes: int) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bioface_core.config import Study
 from bioface_core.errors import WireError
-from bioface_core.evaluate import Counts
+from bioface_core.evaluate import Counts, cells_of
 from bioface_core.fixed_point import FixedPoint
 from bioface_core.messages import Code, Evaluation, Phase, Reply, Shape, Update, demand
 from bioface_core.secret import SecretRandom
@@ -89,7 +89,7 @@ class Summand:
     def length(self, phase: Phase) -> int:
         """The number m of integers."""
         if phase is Phase.EVALUATE:
-            return 2 * self.classes**2
+            return cells_of(self.classes)
         return self.size + 1 + self.classes + self.has_loss
 
     def encode(self, reply: Reply, secret: SecretRandom) -> Words:
@@ -131,9 +131,8 @@ class Summand:
             WireError: no counts add up to that.
         """
         demand(bool((total_m < hospitals * self._most_patients).all()), Code.COUNTS, "out of range")
-        confusion_KK, ranks_KK = total_m.astype(np.int64).reshape(2, self.classes, self.classes)
         try:
-            return Counts.from_json({"confusion": confusion_KK.tolist(), "ranks": ranks_KK.tolist()})
+            return Counts.from_cells(torch.from_numpy(total_m.astype(np.int64)), self.classes)
         except ValueError as error:
             raise WireError(Code.COUNTS, str(error)) from error
 
@@ -175,9 +174,8 @@ class Summand:
         return np.concatenate(parts)
 
     def _encode_counts(self, counts: Counts) -> Words:
-        cells = torch.cat([counts.confusion_KK.flatten(), counts.ranks_KK.flatten()])
-        demand(int(cells.max()) < self._most_patients, Code.COUNTS, "too many patients to be added up")
-        return cells.numpy().astype(np.uint32)
+        demand(int(counts.cells.max()) < self._most_patients, Code.COUNTS, "too many patients to be added up")
+        return counts.cells.numpy().astype(np.uint32)
 
     def _mean_loss(self, losses: Words, weight: int) -> float | None:
         if not self.has_loss or weight == 0:

@@ -19,7 +19,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
 from bioface_core.errors import WireError
-from bioface_core.evaluate import Counts
+from bioface_core.evaluate import Counts, cells_of
 from bioface_core.messages import (
     COUNT_BOUND,
     WEIGHT_BOUND,
@@ -76,8 +76,7 @@ def pack_reply(reply: Reply) -> RecordDict:
     """The records of a reply."""
     header = pack_ticket(reply.ticket) | {"hospital": reply.hospital}
     if isinstance(reply, Evaluation):
-        counts = torch.cat([reply.counts.confusion_KK.flatten(), reply.counts.ranks_KK.flatten()])
-        return records_of(header, counts.numpy())
+        return records_of(header, reply.counts.cells.numpy())
     header |= {"schema": reply.schema, "weight": reply.weight, "loss": reply.loss}
     return records_of(header | {"class_weights": reply.class_weights_K.tolist()}, reply.delta.detach().numpy())
 
@@ -172,12 +171,11 @@ def _read_update(record: RecordDict, header: dict[str, Any], ticket: Ticket, con
 
 
 def _read_counts(record: RecordDict, classes: int) -> Counts:
-    """Two tables that are possible counts of the same patients."""
-    tables = torch.from_numpy(read_array(record, "int64", 2 * classes**2))
-    demand(bool(((tables >= 0) & (tables < COUNT_BOUND)).all()), Code.COUNTS, "out of range")
-    confusion_KK, ranks_KK = tables.view(2, classes, classes)
+    """Tables that are possible counts of the same patients."""
+    cells = torch.from_numpy(read_array(record, "int64", cells_of(classes)))
+    demand(bool(((cells >= 0) & (cells < COUNT_BOUND)).all()), Code.COUNTS, "out of range")
     try:
-        return Counts.from_json({"confusion": confusion_KK.tolist(), "ranks": ranks_KK.tolist()})
+        return Counts.from_cells(cells, classes)
     except ValueError as error:
         raise WireError(Code.COUNTS, str(error)) from error
 

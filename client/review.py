@@ -19,6 +19,7 @@ from torch import Tensor
 from bioface_core.bundle import build_bundle, bundle_sha256
 from bioface_core.config import Study
 from bioface_core.errors import ConfigError
+from bioface_core.evaluate import cells_of
 from bioface_core.layout import layout_of
 from bioface_core.model import Recogniser, set_trainable
 from bioface_core.store import Store, as_studied, read_store
@@ -79,7 +80,7 @@ class Traffic:
             classes: K.
             rounds: of training.
         """
-        vector, counts = values * _FLOAT_BYTES, 2 * classes**2 * _COUNT_BYTES
+        vector, counts = values * _FLOAT_BYTES, cells_of(classes) * _COUNT_BYTES
         down, up = 2 * vector, vector + counts
         return Traffic(down, up, rounds * down + vector, rounds * up + counts)
 

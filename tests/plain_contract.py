@@ -64,15 +64,18 @@ def _is_good_update(record: RecordDict, header: dict[str, Any], contract: Contra
 
 
 def _are_good_counts(record: RecordDict, k: int) -> bool:
-    if not _is_array(record, "int64", 2 * k * k):
+    if not _is_array(record, "int64", 2 * k * k + 21 * 40 + 160):
         return False
     cells = _values(record, "q")
     rows = [cells[start : start + k] for start in range(0, 2 * k * k, k)]
     confusion, ranks = rows[:k], rows[k:]
+    sure = cells[2 * k * k :]
+    tables = [sure[start : start + 40] for start in range(0, 840, 40)] + [sure[840:]]
     return (
         all(0 <= cell < 2**31 for cell in cells)
         and [sum(row) for row in confusion] == [sum(row) for row in ranks]
         and [row[at] for at, row in enumerate(confusion)] == [row[0] for row in ranks]
+        and len({(sum(table[::2]), sum(table[1::2])) for table in tables}) == 1
     )
 
 

@@ -78,12 +78,12 @@ def test_counts_survive_json(seed: int, classes: int) -> None:
 @pytest.mark.parametrize(
     ("confusion", "ranks", "problem"),
     [
-        ([[1, 0], [0, 1]], None, "no two tables"),
-        ([[1, 0], [0]], [[1, 0], [1, 0]], "no two tables"),
+        ([[1, 0], [0, 1]], None, "no tables"),
+        ([[1, 0], [0]], [[1, 0], [1, 0]], "no tables"),
         ([[1.5, 0], [0, 1]], [[1, 0], [1, 0]], "confusion is no square"),
         ([[1, 0]], [[1, 0]], "confusion is no square"),
         ([], [], "confusion is no square"),
-        ([[2**70, 0], [0, 1]], [[1, 0], [1, 0]], "no two tables"),
+        ([[2**70, 0], [0, 1]], [[1, 0], [1, 0]], "no tables"),
         ([[1, 0], [0, 1]], [[True, False], [True, False]], "ranks is no square"),
         ([[1, 0], [0, -1]], [[1, 0], [-1, 0]], "negative"),
         ([[1, 0], [0, 1]], [[1, 0], [2, 0]], "different patients"),

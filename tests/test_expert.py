@@ -36,7 +36,8 @@ def test_an_expert_embeds_and_ranks_as_its_learner_did(learner: Learner) -> None
     assert torch.equal(expert.embed(people.photos_NCHW), learner.embed(vector, people))
     patients_PD, labels_P = per_patient(expert.embed(people.photos_NCHW), people.labels_N, people.patients_N)
     found = count(expert.scores(patients_PD), labels_P)
-    assert found.to_json() == learner.evaluate(vector, people).to_json()
+    told = learner.evaluate(vector, people)
+    assert torch.equal(found.confusion_KK, told.confusion_KK) and torch.equal(found.ranks_KK, told.ranks_KK)
 
 
 def test_batched_equals_single_and_the_mirror_image_is_the_same(learner: Learner) -> None:

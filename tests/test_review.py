@@ -15,7 +15,7 @@ from bioface_core import accounting
 from bioface_core.accounting import Charge, plan_of
 from bioface_core.config import Study
 from bioface_core.errors import ConfigError
-from bioface_core.evaluate import Counts
+from bioface_core.evaluate import Counts, cells_of
 from bioface_core.learner import Learner
 from bioface_core.messages import Evaluation, Phase, Request, Ticket, Update
 from bioface_core.photos import Demographics
@@ -255,4 +255,4 @@ def test_json_says_the_same() -> None:
         "heldout_photos": 2,
         "takes_part": True,
     }
-    assert content["traffic_bytes"]["up_per_round"] == 4 * SIZE + 16 * CLASSES**2
+    assert content["traffic_bytes"]["up_per_round"] == 4 * SIZE + 8 * cells_of(CLASSES)

@@ -17,6 +17,7 @@ from torch import Tensor
 from bioface_core.checkpoint import RunFolder, open_run
 from bioface_core.config import Study
 from bioface_core.errors import RoundError
+from bioface_core.evaluate import cells_of
 from bioface_core.messages import Code, Phase, Ticket, Update
 from bioface_core.report.run_folder import read_run
 from bioface_core.wire import pack_reply, unpack_reply
@@ -129,7 +130,9 @@ def test_a_run_goes_from_round_0_to_the_last(tmp_path: Path) -> None:
     first, last = state.history[0], state.history[3]
     assert first.loss is None and last.loss is not None
     assert first.answered == last.answered == names(STUDY) and last.refused == {}
-    assert last.bytes_down == 2 * 3 * 4 * SmallLearner.size and last.bytes_up == 3 * (4 * SmallLearner.size + 8 * 18)
+    assert last.bytes_down == 2 * 3 * 4 * SmallLearner.size and last.bytes_up == 3 * (
+        4 * SmallLearner.size + 8 * cells_of(3)
+    )
     assert last.counts.patients_K.tolist() == [4, 3, 2]
     assert run.clock.pauses == [], "nothing waits when replies are there"
 
