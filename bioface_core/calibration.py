@@ -33,6 +33,7 @@ from bioface_core.sections import Loss
 
 TEMPERATURES, BINS, NEARNESS_BINS = 21, 20, 80
 PEOPLE = 64  # more say no more
+PEOPLE_ID = "people"  # the name of their embeddings among the tensors of a model
 ACCEPTED = 0.95  # of patients who have one of the syndromes, so many are to be answered
 _FACTORS = [2 ** (2 - number / 4) for number in range(TEMPERATURES)]  # of the training's own temperature: 4 to 1/8
 _SMALLEST = 1e-3  # no bin is claimed to be surer than this

@@ -161,6 +161,23 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def read_study_of(folder: Path) -> Study:
+    """The study of a run.
+
+    Raises:
+        RunError: no run there, or its study is damaged.
+    """
+    if not folder.is_dir():
+        raise RunError(f"{folder} is no folder: name a run folder, such as runs/demo")
+    path = folder / "study.yaml"
+    if not path.is_file():
+        raise RunError(f"{folder} is no run folder (no study.yaml): name one that `bioface simulate` made")
+    try:
+        return read_study(path)
+    except ConfigError as error:
+        raise RunError(f"{error}; expected the study this run was started with") from error
+
+
 @contextmanager
 def open_run(path: Path, study: Study) -> Iterator[RunFolder]:
     """Opens the folder of a run, new or begun before, and keeps every other process out until the block ends.

@@ -8,6 +8,7 @@ Legend: N photos, C channels, H W pixels, D embedding, K syndromes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +16,12 @@ import torch
 from torch import Tensor
 
 from bioface_core import loss
-from bioface_core.checkpoint import RunFolder
+from bioface_core.calibration import PEOPLE_ID, Calibration, Reliability, fit, nearness
+from bioface_core.checkpoint import RunFolder, read_study_of
 from bioface_core.config import Study
 from bioface_core.embed import embed
 from bioface_core.errors import RunError
 from bioface_core.model import Recogniser, memory_format
-from bioface_core.report.run_folder import read_study_of
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,39 @@ class Expert:
     Attributes:
         study: what it was trained as.
         network: trunk and prototypes, on the device that asks it.
+        people_ID: embeddings of public people, by which it sees what is near; None where the study has none.
+        calibration: how sure it may be.
     """
 
     study: Study
     network: Recogniser
+    people_ID: Tensor | None
+    calibration: Calibration
 
     @staticmethod
-    def of(study: Study, weights: dict[str, Tensor], device: torch.device | str = "cpu") -> Expert:
-        """The expert of a study with the whole model's tensors by name."""
+    def of(
+        study: Study,
+        weights: Mapping[str, Tensor],
+        reliability: Reliability | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Expert:
+        """The expert of a study.
+
+        Args:
+            study: what was trained.
+            weights: the whole model's tensors, as ``Learner.weights`` gives them.
+            reliability: how sure and how right it was on held-out patients; None where nobody counted.
+            device: where the network is to live.
+        """
+        tensors = dict(weights)
+        people_ID = tensors.pop(PEOPLE_ID, None)
         network = Recogniser(study.model, len(study.syndromes))
-        network.load_state_dict(weights, strict=False)
+        network.load_state_dict(tensors, strict=False)
         network.requires_grad_(False).eval()
-        expert = Expert(study, network)
-        network.to(device, memory_format=expert._layout)  # type: ignore[call-overload]
-        return expert
+        layout = memory_format(study.model, study.speed.channels_last)
+        network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
+        people_ID = None if people_ID is None else people_ID.to(device)
+        return Expert(study, network, people_ID, fit(reliability or Reliability.zeros(), study.loss))
 
     @property
     def syndromes(self) -> tuple[str, ...]:
@@ -61,15 +81,16 @@ class Expert:
         Args:
             faces_NCHW: uint8, 3 x 112 x 112, on any device; at least one.
         """
-        return embed(self.network, faces_NCHW.to(self.device), self._layout)
+        layout = memory_format(self.study.model, self.study.speed.channels_last)
+        return embed(self.network, faces_NCHW.to(self.device), layout)
 
     def scores(self, embeddings_ND: Tensor) -> Tensor:
         """How near each embedding is to each syndrome, (N, K): cosines, or the linear scores of mode ``ce``."""
         return loss.scores(embeddings_ND, self.network.prototypes, self.study.loss)
 
-    @property
-    def _layout(self) -> torch.memory_format:
-        return memory_format(self.study.model, self.study.speed.channels_last)
+    def nearness(self, embeddings_ND: Tensor) -> Tensor:
+        """How much nearer each embedding is to a syndrome than to healthy people, (N,)."""
+        return nearness(embeddings_ND, self.network.prototypes, self.people_ID)
 
 
 def read_expert(path: Path, device: torch.device | str = "cpu") -> Expert:
@@ -86,4 +107,4 @@ def read_expert(path: Path, device: torch.device | str = "cpu") -> Expert:
     last = run.last_round()
     if last < 0:
         raise RunError(f"{path} has no complete round yet: finish the run first")
-    return Expert.of(study, run.read_model(last), device)
+    return Expert.of(study, run.read_model(last), run.read_summary(last).counts.reliability, device)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bioface_core import augment, loss, optimise
 from bioface_core.accounting import Plan
-from bioface_core.calibration import Reliability, count_reliability, nearness, reference_people
+from bioface_core.calibration import PEOPLE_ID, Reliability, count_reliability, nearness, reference_people
 from bioface_core.clipping import LossOf
 from bioface_core.config import Study
 from bioface_core.embed import embed
@@ -182,9 +182,11 @@ class Learner:
         return embed(self._model, photos.photos_NCHW, self._format)
 
     def weights(self, vector: Tensor) -> dict[str, Tensor]:
-        """The whole model with ``vector`` in it: named CPU tensors, frozen ones included."""
+        """The whole model with ``vector`` in it: named CPU tensors, frozen ones included, and its healthy people."""
+        people_ID = self._healthy_people(vector)
         self._layout.load(self._model, vector)
-        return {name: tensor.cpu() for name, tensor in without_counters(self._model.state_dict()).items()}
+        named = without_counters(self._model.state_dict()) | ({} if people_ID is None else {PEOPLE_ID: people_ID})
+        return {name: tensor.cpu() for name, tensor in named.items()}
 
     def _passes(
         self, photos: PhotoSet, optimiser: optimise.Optimiser, progress: float, randomness: torch.Generator

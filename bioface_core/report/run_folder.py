@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bioface_core.config import Study, read_study
-from bioface_core.errors import ConfigError, RunError
+from bioface_core.checkpoint import read_study_of
+from bioface_core.config import Study
+from bioface_core.errors import RunError
 from bioface_core.evaluate import Counts
 from bioface_core.report.attacks import ATTACKS, Attacks
 
@@ -126,23 +127,6 @@ def read_run(folder: Path) -> RunFiles:
     _check_classes(run, folder)
     _check_embeddings(run, folder)
     return run
-
-
-def read_study_of(folder: Path) -> Study:
-    """The study of a run.
-
-    Raises:
-        RunError: no run there, or its study is damaged.
-    """
-    if not folder.is_dir():
-        raise RunError(f"{folder} is no folder: name a run folder, such as runs/demo")
-    path = folder / "study.yaml"
-    if not path.is_file():
-        raise RunError(f"{folder} is no run folder (no study.yaml): name one that `bioface simulate` made")
-    try:
-        return read_study(path)
-    except ConfigError as error:
-        raise RunError(f"{error}; expected the study this run was started with") from error
 
 
 def _read_optional(path: Path, kind: type[_Content], otherwise: _Content) -> _Content:
