@@ -20,6 +20,7 @@ from bioface_core.calibration import PEOPLE_ID, Reliability, count_reliability, 
 from bioface_core.clipping import LossOf
 from bioface_core.config import Study
 from bioface_core.embed import embed
+from bioface_core.errors import ConfigError
 from bioface_core.evaluate import Counts, count, per_patient
 from bioface_core.layout import layout_of
 from bioface_core.model import Recogniser, memory_format, random_directions, set_trainable, to_float
@@ -47,14 +48,23 @@ class LocalResult:
 
 
 def use(speed: Speed) -> torch.device:
-    """Prepares this process: CPU threads, and the device the settings name.
-
-    ``auto`` is the first GPU, or the CPU where there is none.
-    """
+    """Prepares this process: CPU threads, and the device the settings name (see ``device_named``)."""
     torch.set_num_threads(speed.threads)
-    if speed.device == "auto":
+    return device_named(speed.device)
+
+
+def device_named(name: str) -> torch.device:
+    """A device of this machine; ``auto`` is the first GPU, or the CPU where there is none.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(speed.device)
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name} is not on this machine: expected auto, cpu, or cuda with a GPU") from error
 
 
 class Learner:

@@ -1,24 +1,18 @@
-"""What does a CSV manifest say? One row per photo: ``photo,patient,syndrome`` and, where known, age, sex and ancestry.
-
-Spreadsheets write it with commas, semicolons or tabs, with or without a byte order mark: all are read.
-"""
+"""What does a CSV manifest say? One row per photo: ``photo,patient,syndrome``; where known, age, sex and ancestry."""
 
 from __future__ import annotations
 
-import csv
-import difflib
 import math
 from pathlib import Path
 
 from bioface_core.errors import PhotoError
 from client.prepare.sources import Entry, readable
+from client.prepare.table import Row, read_table
 
 REQUIRED = ("photo", "patient", "syndrome")
 OPTIONAL = ("age_months", "sex", "ancestry")
 _SEXES = {"": -1, "unknown": -1, "f": 0, "female": 0, "0": 0, "m": 1, "male": 1, "1": 1}
 _OLDEST_MONTHS = 1500.0
-
-Row = dict[str, str]
 
 
 def read_manifest(path: Path) -> list[Entry]:
@@ -34,52 +28,12 @@ def read_manifest(path: Path) -> list[Entry]:
         PhotoError: not a CSV file, a missing column, a missing photo, a value that cannot be read, or a patient in
             two classes. The line and what is wrong with it are named.
     """
-    rows = _rows(path)
+    rows = read_table(path, REQUIRED, OPTIONAL)
     if not rows:
         raise PhotoError(f"{path} lists no photo; expected one row per photo below the header {','.join(REQUIRED)}")
     entries = [_entry(path, line, row) for line, row in rows]
     _check_patients(path, entries)
     return sorted(entries, key=lambda entry: (entry.label, entry.patient, entry.name))
-
-
-def _rows(path: Path) -> list[tuple[int, Row]]:
-    """(line, row) of every row that is not empty."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            file.seek(0)
-            delimiter = max(",;\t", key=header.count)
-            reader = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True, restval="")
-            _check_columns(path, [name.strip() for name in reader.fieldnames or []])
-            rows = [(reader.line_num, _tidy(row)) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise PhotoError(f"{path} is no CSV file in UTF-8; expected a folder of photos or a CSV manifest") from error
-    except OSError as error:
-        raise PhotoError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
-    return [(line, row) for line, row in rows if any(row.values())]
-
-
-def _tidy(row: dict[str, str]) -> Row:
-    """Without blanks around names and values, and without cells beyond the last column."""
-    return {name.strip(): (value or "").strip() for name, value in row.items() if isinstance(name, str)}
-
-
-def _check_columns(path: Path, names: list[str]) -> None:
-    """Refuses a header without a required column, or with an optional one misspelt."""
-    for wanted in REQUIRED:
-        if wanted not in names:
-            nearest = _nearest(wanted, [name for name in names if name not in REQUIRED])
-            hint = f"rename {nearest}" if nearest else "add it"
-            raise PhotoError(f"{path} has no column {wanted} (it has {', '.join(names) or 'none'}): {hint}")
-    for name in names:
-        meant = _nearest(name, [wanted for wanted in OPTIONAL if wanted not in names])
-        if name not in REQUIRED + OPTIONAL and meant:
-            raise PhotoError(f"{path}: column {name} is not known; did you mean {meant}? Rename or remove it")
-
-
-def _nearest(name: str, candidates: list[str]) -> str | None:
-    close = difflib.get_close_matches(name.lower(), [candidate.lower() for candidate in candidates], n=1, cutoff=0.7)
-    return next((candidate for candidate in candidates if close and candidate.lower() == close[0]), None)
 
 
 def _entry(path: Path, line: int, row: Row) -> Entry:

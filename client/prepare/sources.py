@@ -48,8 +48,8 @@ def read_folders(source: Path) -> list[Entry]:
     Raises:
         PhotoError: no folder, no class in it, files beside the classes, or an empty class.
     """
-    classes = [path for path in _visible(source) if path.is_dir()]
-    beside = [path for path in _visible(source) if path.is_file()]
+    classes = [path for path in visible(source) if path.is_dir()]
+    beside = [path for path in visible(source) if path.is_file()]
     if not classes:
         found = f"{len(beside)} files lie directly in {source}" if beside else f"{source} is empty"
         raise PhotoError(f"{found}; expected one folder per syndrome (or person) with photos in it, or a CSV manifest")
@@ -64,8 +64,8 @@ def readable(path: Path | str) -> str:
 
 def _class_entries(source: Path, folder: Path) -> list[Entry]:
     entries = []
-    for member in _visible(folder):
-        files = [member] if member.is_file() else _files_below(member)
+    for member in visible(folder):
+        files = [member] if member.is_file() else files_below(member)
         patient = readable(member.relative_to(source))
         entries += [Entry(file, readable(file.relative_to(source)), patient, readable(folder.name)) for file in files]
     if not entries:
@@ -73,14 +73,15 @@ def _class_entries(source: Path, folder: Path) -> list[Entry]:
     return entries
 
 
-def _files_below(folder: Path) -> list[Path]:
+def files_below(folder: Path) -> list[Path]:
+    """Every file in a folder and the folders in it, in order of the names."""
     found = []
-    for member in _visible(folder):
-        found += _files_below(member) if member.is_dir() else [member]
+    for member in visible(folder):
+        found += files_below(member) if member.is_dir() else [member]
     return found
 
 
-def _visible(folder: Path) -> list[Path]:
+def visible(folder: Path) -> list[Path]:
     """What is in a folder, in order of the names.
 
     Raises:
