@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bioface_core.model import to_float
+from bioface_core.secret import SecretRandom
 from bioface_core.sections import Augment
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -43,20 +44,20 @@ class Draws:
         return Draws(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
-def draw(photos: int, augment: Augment, generator: torch.Generator) -> Draws:
+def draw(photos: int, augment: Augment, randomness: torch.Generator | SecretRandom) -> Draws:
     """Draws the parameters for ``photos`` photos.
 
     Args:
         photos: N.
         augment: how far to go.
-        generator: on the CPU, so that every device sees the same draws.
+        randomness: on the CPU, so that every device sees the same draws; secret where nobody may guess them.
 
     Returns:
         CPU tensors.
     """
 
     def spread(*shape: int) -> Tensor:
-        return 2 * torch.rand(photos, *shape, generator=generator) - 1
+        return 2 * _uniform(randomness, photos, *shape) - 1
 
     return Draws(
         _affine(spread(5), augment),
@@ -85,6 +86,13 @@ def apply(photos_NCHW: Tensor, draws: Draws) -> Tensor:
 def mirror(photos_NCHW: Tensor) -> Tensor:
     """Left becomes right."""
     return photos_NCHW.flip(-1)
+
+
+def _uniform(randomness: torch.Generator | SecretRandom, *shape: int) -> Tensor:
+    """Float32, 0..1."""
+    if isinstance(randomness, SecretRandom):
+        return torch.from_numpy(randomness.uniform(math.prod(shape))).float().view(shape)
+    return torch.rand(*shape, generator=randomness)
 
 
 def _affine(spread_N5: Tensor, augment: Augment) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -137,6 +138,32 @@ def test_a_private_round_depends_on_the_secret_and_says_nothing_of_the_loss(trai
     assert not torch.equal(results[0].delta, results[2].delta)
     assert [result.loss for result in results] == [0.0, 0.0, 0.0]
     assert bool(results[0].delta.isfinite().all()) and float(results[0].delta.norm()) > 0
+
+
+def test_the_public_seed_has_no_part_in_what_happens_to_patients() -> None:
+    """Whoever knows how every photo was augmented would see one patient more change all the others' gradients."""
+    vector, photos = learner_of(private_study()).start(), faces(8)
+    seeds = [learner_of(private_study().replace({"seed": seed})) for seed in (0, 1)]
+    deltas = [learner.train(vector, photos, 1, "h", PLAN, SecretRandom(KEY)).delta for learner in seeds]
+    assert torch.equal(*deltas)
+
+
+@pytest.mark.parametrize("mode", ["cross-sum", "cross-alternate"])
+def test_public_steps_do_not_tell_how_many_patients_were_drawn(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, everybody = private_study(loss={"mode": mode, "identification": True}), replace(PLAN, sampling_rate=1.0)
+    base = replace(random_base(study.model, 0), identities_ID=torch.eye(3, 16))
+    chances: list[Tensor] = []
+
+    def identify(learner: Learner, randomness: torch.Generator) -> Tensor:
+        chances.append(torch.rand(4, generator=randomness))
+        return learner._model.prototypes.sum()
+
+    monkeypatch.setattr(Learner, "_identification_loss", identify)
+    for patients in (3, 4):
+        learner = Learner(study, base, faces(6))
+        learner.train(learner.start(), faces(2 * patients), 1, "h", everybody)
+    half = len(chances) // 2
+    assert half and torch.equal(torch.stack(chances[:half]), torch.stack(chances[half:]))
 
 
 def test_a_round_in_which_nobody_is_drawn_is_a_round() -> None:
