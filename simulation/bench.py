@@ -41,8 +41,8 @@ def run_benchmark(name: str) -> dict[str, Any]:
 
     Args:
         name: ``simulate`` (the inline engine beside a plain loop), ``phantoms`` (photos per second), ``deploy`` (a
-            deployed federation beside stock Flower's), ``secure`` (masked sums beside plain ones) or ``dp`` (a private
-            step beside a plain one and Opacus').
+            deployed federation beside stock Flower's), ``secure`` (masked sums beside plain ones), ``dp`` (a private
+            step beside a plain one and Opacus') or ``predict`` (answers beside facenet-pytorch's loop).
 
     Returns:
         ``benchmark``, ``threads`` and ``ratios``, a list of ``Ratio`` as dictionaries.
@@ -56,6 +56,7 @@ def run_benchmark(name: str) -> dict[str, Any]:
         "deploy": _deploy,
         "secure": _secure,
         "dp": _dp,
+        "predict": _predict,
     }
     if name not in benchmarks:
         raise ConfigError(f"{name} is no benchmark; known: {', '.join(benchmarks)}")
@@ -124,6 +125,13 @@ def _dp() -> list[Ratio]:
     from simulation.bench_dp import dp_ratios
 
     return dp_ratios()
+
+
+def _predict() -> list[Ratio]:
+    """Loads the rival, which the others do not need."""
+    from simulation.bench_predict import predict_ratios
+
+    return predict_ratios()
 
 
 def _phantoms() -> list[Ratio]:

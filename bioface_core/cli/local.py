@@ -94,7 +94,7 @@ def attack(
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="simulate, phantoms, deploy, secure or dp.")],
+    name: Annotated[str, typer.Argument(help="simulate, phantoms, deploy, secure, dp or predict.")],
     as_json: AsJson = False,
 ) -> None:
     """Measure a claim on this machine, side by side in one run."""
