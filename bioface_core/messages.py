@@ -8,8 +8,10 @@ Legend: n values of the vector, K syndromes.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Protocol
 
 from torch import Tensor
@@ -92,6 +94,11 @@ class Request:
     ticket: Ticket
     schema: str
     vector: Tensor
+
+    @cached_property
+    def vector_sha256(self) -> str:
+        """Names the shared model, the same on every machine, 64 hexadecimal digits."""
+        return hashlib.sha256(self.vector.detach().numpy().astype("<f4", copy=False).data).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from client.finding import Check, Finding, Verdict, examine, fault, fine, notabl
 from client.fleet import Standing, ask_standing
 from client.health import LOOPBACK, probe
 from client.hospital import Hospital
-from client.policy import is_private, violations
+from client.policy import is_private, too_few_patients, violations
 from client.review import held
 
 _LOST_KEY = "restore it from a backup; keys made anew need a new invitation"
@@ -180,9 +180,8 @@ def check_syndromes(hospital: Hospital) -> Verdict:
         found = "the store has none of the study's syndromes, or too few patients of each for the policy"
         return fault(found, "prepare more photos; syndromes must be called as in the study")
     patients = sum(row.train_patients for row in used)
-    if patients < policy.fewest_patients:
-        found = f"{patients} training patients, and policy.fewest_patients is {policy.fewest_patients}"
-        return fault(found, "prepare more photos, or change the policy")
+    for sentence in too_few_patients(policy, study, patients):
+        return fault(sentence, "prepare more photos, or change the policy")
     left_out = [row.syndrome for row in rows if row not in used]
     found = f"{len(used)} of the study's {len(rows)} syndromes are trained on here"
     return notable(f"{found}; not {', '.join(left_out)}") if left_out else fine(found)

@@ -154,7 +154,8 @@ def _leaves(review: Review) -> list[str]:
 
 def _never_leaves(review: Review) -> list[str]:
     federation = review.study.federation
-    weight_is_coarse = federation.weighting == "equal" or federation.weight_step > 1
+    tells_none = federation.weighting == "equal" and not is_private(review.study)  # a private study's noise tells it
+    weight_is_coarse = tells_none or federation.weight_step > 1
     rounded = review.policy.count_step > 1 and weight_is_coarse
     return [*_NEVER_LEAVES, "an exact number of patients or photos"] if rounded else list(_NEVER_LEAVES)
 

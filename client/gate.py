@@ -19,7 +19,7 @@ from bioface_core.messages import WEIGHT_BOUND, Code, Evaluation, Reply, Request
 from bioface_core.photos import PhotoSet
 from bioface_core.rounding import round_counts
 from bioface_core.steps import Asked
-from client.policy import Policy, is_private, too_little_noise, violations
+from client.policy import Policy, is_private, too_few_patients, too_little_noise, violations
 
 _EVERYTHING = Policy(
     fewest_patients=0,
@@ -65,8 +65,8 @@ class Gate:
         demand(request.ticket.study_id == self.approved, Code.STUDY, request.ticket.study_id[:12])
         broken = violations(self.policy, study)
         demand(not broken, Code.POLICY, "; ".join(broken))
-        fewest = self.policy.fewest_patients
-        demand(patients >= fewest, Code.POLICY, f"{patients} training patients, and policy.fewest_patients: {fewest}")
+        few = too_few_patients(self.policy, study, patients)
+        demand(not few, Code.POLICY, "; ".join(few))
         weak = too_little_noise(self.policy, study, patients)
         demand(not weak, Code.POLICY, "; ".join(weak))
 

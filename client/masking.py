@@ -129,22 +129,27 @@ class Masking:
         return {sealed.recipient: sealed.ciphertext for sealed in self._known(ticket).party.share(adverts)}
 
     def _mask(self, asked: AskMasked, integers: Callable[[Request], Words]) -> Words:
-        """The masked vector; nothing is computed for a session that is not known."""
+        """The masked vector; nothing is computed, nor taken note of, for a session in which this is not the next step.
+
+        Else a second question, which is refused, would leave its own name on the answer to the first.
+        """
         known = self._known(asked.ticket)
+        known.party.expect("mask")
         known.parts = self._parts(asked.request)
         sealed = [Sealed(sender, self._hospital, ciphertext) for sender, ciphertext in asked.sealed.items()]
-        return known.party.mask(integers(asked.request), sealed)
+        return known.party.mask(integers(asked.request), sealed, asked.request.vector_sha256)
 
     def _parts(self, request: Request) -> str:
         """A name for what is put into a sum, the same wherever the parts are.
 
-        They follow from the model, the round and the hospital, in another run as well. Private ones have fresh noise
-        in every run.
+        Counts follow from the model and the hospital alone, in whatever round and run it is asked. Updates follow from
+        the round as well, and private ones have fresh noise in every run.
         """
         ticket = request.ticket
-        run = ticket.run_id if self._fresh_in_each_run else ""
-        place = f"{ticket.study_id}\0{ticket.phase.value}\0{ticket.round}\0{run}\0".encode()
-        return hashlib.sha256(place + request.vector.numpy().tobytes()).hexdigest()
+        trains = ticket.phase is Phase.TRAIN
+        round_, run = str(ticket.round) if trains else "", ticket.run_id if trains and self._fresh_in_each_run else ""
+        place = (ticket.study_id, ticket.phase.value, round_, run, request.vector_sha256)
+        return hashlib.sha256("\0".join(place).encode()).hexdigest()
 
     def _confirm(self, ticket: Ticket, survivors: Sequence[str]) -> bytes:
         """The signature over the survivors, if this hospital may help to open their sum."""

@@ -10,12 +10,11 @@ safetensors file beside it that says which question it answers; the next one tak
 a reply of 97 MB took five times as long to store.
 
 Of every masked sum that the hospital helped to open it remembers whose vectors were in it. It never helps to open
-another one of the same round: two sums that differ in one hospital are that hospital's update.
+another one of the same answers: two sums that differ in one hospital are that hospital's part.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import threading
@@ -164,8 +163,8 @@ def _columns(ticket: Ticket) -> tuple[str | int, ...]:
 def _question(request: Request) -> dict[str, str]:
     """What makes two requests the same question: all but attempt and ask."""
     ticket = request.ticket
-    vector = hashlib.sha256(request.vector.numpy().data).hexdigest()
-    return {"study": ticket.study_id, "run": ticket.run_id, "round": str(ticket.round), "vector": vector}
+    round_ = str(ticket.round)
+    return {"study": ticket.study_id, "run": ticket.run_id, "round": round_, "vector": request.vector_sha256}
 
 
 @_as_failure()

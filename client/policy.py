@@ -91,6 +91,23 @@ def asked_metrics(study: Study) -> tuple[Metric, ...]:
     return ("counts",) if is_private(study) else ("loss", "counts")
 
 
+def too_few_patients(policy: Policy, study: Study, patients: int) -> list[str]:
+    """Why a round would rest on too few patients, in a sentence; empty if it would not.
+
+    Where each patient is private, a refusal may not hang on one of them: they count as the fewest whose number is
+    rounded up to the same, which is public.
+    """
+    step = study.federation.weight_step
+    counted = max(0, rounded_up(patients, step) - step + 1) if is_private(study) else patients
+    if counted >= policy.fewest_patients:
+        return []
+    coarse = f" ({counted} surely, for a private study counts them in steps of {step})" if counted < patients else ""
+    return [
+        f"The syndromes that may take part have {patients} training patients here{coarse}, and the policy demands "
+        f"{policy.fewest_patients}: prepare more photos; or, to allow it, lower policy.fewest_patients"
+    ]
+
+
 def too_little_noise(policy: Policy, study: Study, patients: int) -> list[str]:
     """What the study's noise lacks at this hospital, in a sentence; empty if it is enough, or none is asked for.
 
@@ -123,8 +140,10 @@ def _too_many_rounds(policy: Policy, study: Study) -> Iterator[str]:
 
 
 def _too_fine_a_weight(policy: Policy, study: Study) -> Iterator[str]:
+    """Noise and draws of a private study follow from the rounded number too, whatever the weight is."""
     federation = study.federation
-    if federation.weighting == "patients" and federation.weight_step < policy.weight_step:
+    matters = federation.weighting == "patients" or is_private(study)
+    if matters and federation.weight_step < policy.weight_step:
         yield (
             f"The study rounds the number of training patients to {federation.weight_step}, and the policy demands "
             f"{policy.weight_step} or coarser: to allow it, set policy.weight_step: {federation.weight_step}"

@@ -28,7 +28,7 @@ from client.enrol import check_kit
 from client.forecast import Forecast, Past, forecast, overspent
 from client.hospital import Hospital
 from client.people import patient_marks
-from client.policy import Policy, is_private, too_little_noise, violations
+from client.policy import Policy, is_private, too_few_patients, too_little_noise, violations
 from client.site import patient_weight
 
 _FLOAT_BYTES, _COUNT_BYTES = 4, 8
@@ -177,7 +177,7 @@ def review(
     obstacles = (
         *_not_a_member(study, hospital, identity_key),
         *violations(policy, study),
-        *_too_few_patients(policy, patients),
+        *too_few_patients(policy, study, patients),
         *noise,
         *overspent(policy, expected),
     )
@@ -260,12 +260,3 @@ def _not_a_member(study: Study, hospital: str, identity_key: str) -> list[str]:
     if keys[hospital] != identity_key:
         return [f"The study's roster names {hospital} with another identity key: send the lab this one's join request"]
     return []
-
-
-def _too_few_patients(policy: Policy, patients: int) -> list[str]:
-    """Why a round would rest on too few patients of this hospital."""
-    if patients >= policy.fewest_patients:
-        return []
-    found = f"The syndromes that may take part have {patients} training patients here"
-    demanded = f"the policy demands {policy.fewest_patients}"
-    return [f"{found}, and {demanded}: prepare more photos; or, to allow it, lower policy.fewest_patients"]

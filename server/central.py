@@ -59,7 +59,7 @@ class CentralPlan:
 
         Args:
             mean: float32 (n,), of updates that are no longer than ``clip``, each with the same weight.
-            hospitals: how many were added up.
+            hospitals: how many were added up; those of no weight do not count.
             secret: where the noise comes from.
         """
         deviation = self.noise_multiplier * self.clip / hospitals

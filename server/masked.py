@@ -178,7 +178,8 @@ class _Course:
         self.exchange.record(Survived(*place, survivors))
         openings = self._unmask(sharers, survivors, confirmations)
         revealed = {name: opening.revealed for name, opening in openings.items()}
-        return Summed(unmask(self.session, adverts, sharers, masked_m, survivors, revealed), survivors)
+        model = self.request.vector_sha256
+        return Summed(unmask(self.session, adverts, sharers, masked_m, survivors, revealed, model), survivors)
 
     def _keys(self) -> tuple[Advert, ...]:
         """The adverts of those who take part."""

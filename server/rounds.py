@@ -189,8 +189,6 @@ class _Run:
         """One round of training: the whole algorithm."""
         tally = self._begin(state.round + 1)
         change, nodes = self._train(tally, state.server)
-        if self._central is not None:
-            change = self._central.noisy(change, len(nodes), SecretRandom())
         server = step(self._settings, state.server, change)
         counts = self._evaluate(tally, server, nodes)
         return self._checkpoint(tally, server, counts, state.history)
@@ -221,14 +219,18 @@ class _Run:
         nodes = self._aggregated(tally, total.weight)
         if not self._private:
             tally.loss = math.fsum(weight * loss for weight, loss in losses) / total.weight
-        return total.mean(), nodes
+        return self._noised(total.mean(), total.weight), nodes
 
     def _train_masked(self, tally: _Tally, server: ServerState, summand: Summand) -> tuple[Tensor, list[int]]:
         """The same, of a sum in which no hospital's update can be told from another's."""
         total = self._sum(tally, Phase.TRAIN, server, tally.nodes, summand.updates)
         nodes = self._aggregated(tally, total.weight)
         tally.loss = total.loss
-        return summand.mean(total), nodes
+        return self._noised(summand.mean(total), total.weight), nodes
+
+    def _noised(self, mean: Tensor, weight: int) -> Tensor:
+        """With the noise of privacy for whole hospitals; each weighs 1, or nothing where it has no patients."""
+        return mean if self._central is None else self._central.noisy(mean, weight, SecretRandom())
 
     def _aggregated(self, tally: _Tally, weight: int) -> list[int]:
         """Notes that the updates are complete; the nodes of the hospitals whose they are."""

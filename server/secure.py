@@ -23,6 +23,7 @@ def unmask(
     masked_total: Words,
     survivors: Sequence[str],
     revealed: Mapping[str, Revealed],
+    model: str,
 ) -> Words:
     """The sum of the survivors' vectors modulo 2**32.
 
@@ -33,6 +34,7 @@ def unmask(
         masked_total: uint32 (n,), the sum of the survivors' masked vectors; left as it is.
         survivors: those hospitals.
         revealed: what the threshold of them or more have revealed, by name.
+        model: names what they all were asked about.
 
     Returns:
         uint32 (n,).
@@ -52,7 +54,7 @@ def unmask(
     adding: list[bytes] = []
     for name in dropped:
         pieces = {keeper: one.mask_keys[name] for keeper, one in revealed.items()}
-        missing = _missing_masks(session, advertised[name], pieces, [advertised[other] for other in stayed])
+        missing = _missing_masks(session, advertised[name], pieces, [advertised[other] for other in stayed], model)
         adding += missing.adding
         subtracting += missing.subtracting
     total_n = masked_total.astype(np.uint32, casting="no", copy=True)
@@ -61,10 +63,10 @@ def unmask(
 
 
 def _missing_masks(
-    session: Session, dropped: Advert, pieces: Mapping[str, bytes], survivors: Sequence[Advert]
+    session: Session, dropped: Advert, pieces: Mapping[str, bytes], survivors: Sequence[Advert], model: str
 ) -> PairKeys:
     """The masks of its pairs that a drop-out would have put on: with them, those of the others cancel."""
-    return pair_keys(session, rebuild_mask_key(session, dropped, pieces), dropped, survivors)
+    return pair_keys(session, rebuild_mask_key(session, dropped, pieces), dropped, survivors, model)
 
 
 def _check_revealed(

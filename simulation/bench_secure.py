@@ -98,7 +98,7 @@ def masked_sum(vector_n: Tensor, fixed: FixedPoint) -> Spent:
     for name in stayed:
         with spent.by(name):
             values_n = fixed.encode(vector_n, SecretRandom())
-            masked_n = parties[name].mask(values_n, [one for one in sealed if one.recipient == name])
+            masked_n = parties[name].mask(values_n, [one for one in sealed if one.recipient == name], "")
         with spent.by(SERVER):
             np.add(total_n, masked_n, out=total_n)
     confirmations, revealed = {}, {}
@@ -109,7 +109,7 @@ def masked_sum(vector_n: Tensor, fixed: FixedPoint) -> Spent:
         with spent.by(name):
             revealed[name] = parties[name].reveal(confirmations)
     with spent.by(SERVER):
-        sum_n = fixed.decode(unmask(session, adverts, session.members, total_n, stayed, revealed))
+        sum_n = fixed.decode(unmask(session, adverts, session.members, total_n, stayed, revealed, ""))
     _check(sum_n, vector_n, len(stayed), fixed)
     return spent
 

@@ -19,6 +19,7 @@ NAMES = tuple(f"hospital-{number:02d}" for number in range(20))
 IDENTITIES = {name: Ed25519PrivateKey.generate() for name in NAMES}
 ROSTER = {name: public_hex(identity) for name, identity in IDENTITIES.items()}
 
+MODEL = "0" * 64
 STAYS = 5  # steps a hospital takes part in; fewer where it drops out
 
 
@@ -115,7 +116,7 @@ class Circle:
 
     def unmask(self) -> Words:
         """The sum of the survivors, as the server finds it."""
-        return unmask(self.session, self.adverts, self.sharers, self.total(), self.survivors, self.revealed)
+        return unmask(self.session, self.adverts, self.sharers, self.total(), self.survivors, self.revealed, MODEL)
 
     def plain(self) -> Words:
         """The sum of the survivors, had nobody masked anything."""
@@ -129,7 +130,7 @@ class Circle:
         elif step == 2:
             self.sealed += one.share(self.adverts)
         elif step == 3:
-            self.masked[name] = one.mask(self.values[name], self.for_(name))
+            self.masked[name] = one.mask(self.values[name], self.for_(name), MODEL)
         elif step == 4:
             self.confirmations[name] = one.confirm(self.survivors)
         else:

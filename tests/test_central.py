@@ -57,6 +57,21 @@ def test_every_round_of_a_run_gets_fresh_noise(tmp_path: Path) -> None:
         assert journal.aggregations() == rounds
 
 
+def test_a_hospital_without_patients_does_not_thin_the_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean is over the others, so that each of them moves it by more than one of all would."""
+    added_up: list[int] = []
+
+    def noisy(plan: CentralPlan, mean: torch.Tensor, hospitals: int, secret: SecretRandom) -> torch.Tensor:
+        added_up.append(hospitals)
+        return mean
+
+    monkeypatch.setattr(CentralPlan, "noisy", noisy)
+    monkeypatch.setattr("tests.small_federation.TRAINED", ([0, 1, 2], [], [0, 1]))
+    private = small_study(weighting="equal", rounds=1).replace({"privacy": {"unit": "hospital"}})
+    run_small(tmp_path / "run", private)
+    assert added_up == [2]
+
+
 def test_few_hospitals_are_told_that_they_drown() -> None:
     plan = CentralPlan.of(study(epsilon=8.0))
     assert "drowns" in plan.cost(11_000_000, 5)

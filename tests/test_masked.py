@@ -160,7 +160,7 @@ def test_fewer_than_the_quorum_fail_the_round(tmp_path: Path) -> None:
 
 
 def changed_words(message: Message, by: int) -> Message:
-    """A masked vector with another first value."""
+    """A vector, masked or shared, with another last value."""
     arrays = message.content.array_records["arrays"]
     words = np.frombuffer(arrays["flat"].data, "<u4").copy()
     words[-4:] += np.uint32(by)
@@ -178,6 +178,22 @@ def test_a_sum_of_noise_fails_the_round(tmp_path: Path, phase: Phase) -> None:
 
     with pytest.raises(RoundError, match="no answers add up to the masked sum"):
         MaskedRun(tmp_path / "run", up=up).go()
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_a_hospital_that_is_asked_about_another_model_spoils_the_sum(
+    tmp_path: Path, sums: list[Words], phase: Phase
+) -> None:
+    """Else a lab could ask all but one about a model whose answers it knows, and subtract them."""
+
+    def down(message: Message) -> Message:
+        if (message.metadata.message_type, hospital_of(message)) != (phase.value, 1):
+            return message
+        return changed_words(message, 1)
+
+    with pytest.raises(RoundError, match="no answers add up to the masked sum"):
+        MaskedRun(tmp_path / "run", down=down).go()
+    assert bool((sums[-1] > 2**24).any()), "it stays masked"
 
 
 def test_the_server_never_sees_what_a_hospital_has_to_say(tmp_path: Path) -> None:

@@ -153,12 +153,17 @@ def test_pieces_for_somebody_else(lab: LyingLab, refused: list[str]) -> None:
     refused.append("hospital-3")
 
 
+def opened_by_everybody(lab: LyingLab) -> None:
+    """The first hospital has opened the sum of all."""
+    lab.up_to_masked()
+    signed = {name: lab.confirm(name, EVERYBODY) for name in EVERYBODY}
+    signatures = {name: signature for name, signature in signed.items() if isinstance(signature, bytes)}
+    assert isinstance(lab.unmask(ONE, signatures), Opening)
+
+
 def test_another_sum_of_the_same_round(remembering: LyingLab, refused: list[str]) -> None:
     """It was opened with all of them; without the fifth, it would be the fifth one's update."""
-    remembering.up_to_masked()
-    signed = {name: remembering.confirm(name, EVERYBODY) for name in EVERYBODY}
-    signatures = {name: signature for name, signature in signed.items() if isinstance(signature, bytes)}
-    assert isinstance(remembering.unmask(ONE, signatures), Opening)
+    opened_by_everybody(remembering)
     remembering.sites.kill(0)
     remembering.ticket = replace(remembering.ticket, attempt=2)
     remembering.up_to_masked()
@@ -169,13 +174,47 @@ def test_another_sum_of_the_same_round(remembering: LyingLab, refused: list[str]
 
 def test_a_sum_of_the_same_answers_in_another_run(remembering: LyingLab, refused: list[str]) -> None:
     """Training is the same in every run: with others in the sum, a new run would give one hospital's part away."""
-    remembering.up_to_masked()
-    signed = {name: remembering.confirm(name, EVERYBODY) for name in EVERYBODY}
-    signatures = {name: signature for name, signature in signed.items() if isinstance(signature, bytes)}
-    assert isinstance(remembering.unmask(ONE, signatures), Opening)
+    opened_by_everybody(remembering)
     remembering.ticket = replace(remembering.ticket, run_id="another")
     remembering.up_to_masked()
     assert remembering.confirm(ONE, (ONE, TWO, THREE, FOUR)) == Code.SECURE
+    refused.append("a sum of other hospitals was opened of these answers before")
+
+
+def test_a_second_question_does_not_rename_the_answer_to_the_first(remembering: LyingLab, refused: list[str]) -> None:
+    """It is refused; what it asked about must not stand in the memory for what was masked before."""
+    opened_by_everybody(remembering)
+    remembering.ticket = replace(remembering.ticket, attempt=2)
+    remembering.up_to_masked()
+    other = Request(replace(remembering.ticket, ask=2), SmallLearner.schema, SmallLearner().start() + 1)
+    assert remembering.ask(ONE, AskMasked(other, {})) == Code.SECURE
+    assert remembering.confirm(ONE, (ONE, TWO, THREE, FOUR)) == Code.SECURE
+    refused.extend(["asked to mask", "a sum of other hospitals was opened of these answers before"])
+
+
+def test_nothing_is_computed_out_of_turn(lab: LyingLab, refused: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that nobody can be sent the answer of would be charged to patients all the same."""
+    lab.keys(ONE)
+    monkeypatch.setattr(SmallLearner, "train", None)
+    assert lab.mask(ONE, {}) == Code.SECURE
+    refused.append("asked to mask, expected share")
+
+
+@pytest.mark.parametrize("change", [{"run_id": "another"}, {"round": 2}])
+@pytest.mark.parametrize("unit", ["none", "patient"])
+def test_counts_of_the_same_model_in_another_run_or_round(
+    tmp_path: Path, unit: str, change: dict[str, object], refused: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts have no noise, whatever the training has: with others in the sum, they would be one hospital's."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    monkeypatch.setattr("bioface_core.accounting.noise_for", lambda *_: 1.0)
+    lab = LyingLab(MaskedSites(STUDY.replace({"privacy": {"unit": unit}}), tmp_path, remembers=True))
+    lab.ticket = replace(lab.ticket, phase=Phase.EVALUATE)
+    opened_by_everybody(lab)
+    lab.ticket = replace(lab.ticket, **change)  # type: ignore[arg-type]
+    lab.up_to_masked()
+    assert lab.confirm(ONE, (ONE, TWO, THREE, FOUR)) == Code.SECURE
+    lab.sites.close()
     refused.append("a sum of other hospitals was opened of these answers before")
 
 

@@ -91,6 +91,12 @@ def noise(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"epsilon": 0}, private_study(epsilon=0.1), "set policy.epsilon: 0.1"),
         ({}, private_study(delta=2e-4), "to allow it, set policy.delta: 0.0002"),
         ({"epsilon": None}, private_study(delta=2e-4), "policy.delta"),
+        ({}, private_study().replace({"federation": {"weighting": "equal"}}), None),
+        (
+            {},
+            private_study().replace({"federation": {"weighting": "equal", "weight_step": 1}}),
+            "policy.weight_step: 1",
+        ),
         ({}, private_study().replace({"secure": {"enabled": False}}), "to allow it, set policy.must_mask: false"),
         ({"largest_share": 0.3}, private_study(), "to allow it, set policy.largest_share: 0.334"),
         ({"largest_share": 0.334}, private_study(), None),
@@ -125,6 +131,25 @@ def test_too_little_noise_is_refused_before_anything_is_computed(noise: None) ->
     with pytest.raises(WireError, match="set policy.least_noise: 0.375") as error:
         gate(stricter, study.study_id).admit(admitted, study, 12)
     assert code_of(error) == Code.POLICY
+
+
+def test_no_refusal_hangs_on_one_private_patient(noise: None) -> None:
+    """Hospitals of 11 to 20 patients are all the same to the lab, whatever number the policy demands."""
+    study = private_study()
+    request = replace(REQUEST, ticket=replace(TICKET, study_id=study.study_id))
+
+    def admits(fewest: int, patients: int) -> bool:
+        try:
+            gate(SHIPPED.model_copy(update={"fewest_patients": fewest}), study.study_id).admit(request, study, patients)
+        except WireError as error:
+            assert error.code == Code.POLICY
+            return False
+        return True
+
+    for fewest in range(1, 25):
+        assert len({admits(fewest, patients) for patients in range(11, 21)}) == 1
+        assert not admits(fewest, fewest - 1), "fewer are refused as ever"
+    assert admits(11, 11) and not admits(12, 20)
 
 
 @pytest.mark.parametrize(

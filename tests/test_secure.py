@@ -24,7 +24,7 @@ from bioface_core.secure.masks import _CHUNK, add_masks
 from bioface_core.secure.pieces import cut, rebuild_mask_key, rebuild_seed
 from server.secure import unmask
 from simulation.bench_secure import secure_ratios
-from tests.circle import OTHERS, SOME, STAYS, Circle, circle, flipped, session_of
+from tests.circle import MODEL, OTHERS, SOME, STAYS, Circle, circle, flipped, session_of
 
 FEW = session_of(3)
 FIRST, SECOND, _ = FEW.members
@@ -76,7 +76,7 @@ class TestSum:
         for name in reversed(run.sharers):
             run.sealed += run.parties[name].share(run.adverts)
         for name in reversed(run.survivors):
-            run.masked[name] = run.parties[name].mask(run.values[name], run.for_(name)[::-1])
+            run.masked[name] = run.parties[name].mask(run.values[name], run.for_(name)[::-1], MODEL)
         for name in reversed(run.survivors):
             run.confirmations[name] = run.parties[name].confirm(run.survivors[::-1])
         for name in reversed(run.survivors):
@@ -88,7 +88,7 @@ class TestSum:
         kept = {name: values.copy() for name, values in run.values.items()}
         total = run.total()
         before = total.copy()
-        unmask(run.session, run.adverts, run.sharers, total, run.survivors, run.revealed)
+        unmask(run.session, run.adverts, run.sharers, total, run.survivors, run.revealed, MODEL)
         assert np.array_equal(total, before)
         assert all(np.array_equal(run.values[name], kept[name]) for name in kept)
 
@@ -137,7 +137,7 @@ class TestMasks:
         run.values = dict.fromkeys(FEW.members, zeros)
         run.play(3)
         one, others = run.parties[FIRST], run.adverts[1:]
-        pairs = pair_keys(FEW, one._mask_key, run.adverts[0], others)
+        pairs = pair_keys(FEW, one._mask_key, run.adverts[0], others, MODEL)
         own = self_key(FEW, FIRST, one._seed)
         without_own, without_pairs = run.masked[FIRST].copy(), run.masked[FIRST].copy()
         add_masks(without_own, [], [own])
@@ -157,7 +157,7 @@ class TestMasks:
         own, other = (circle(FEW).play(1).adverts[number] for number in (0, 1))
         secret = np.random.default_rng(bit).bytes(32)
         privates = [X25519PrivateKey.from_private_bytes(content) for content in (secret, flipped(secret, bit))]
-        one, two = (stream(pair_keys(FEW, private, own, [other]).adding[0]) for private in privates)
+        one, two = (stream(pair_keys(FEW, private, own, [other], MODEL).adding[0]) for private in privates)
         assert unrelated(one, two)
 
     def test_the_same_secret_gives_another_mask_in_another_session(self) -> None:
@@ -206,7 +206,7 @@ class TestSession:
     def test_nothing_shows_a_secret(self) -> None:
         run = circle(steps=[2]).play()
         pieces = cut(SOME, FIRST, bytes(range(32)), X25519PrivateKey.generate())[FIRST]
-        keys = pair_keys(SOME, X25519PrivateKey.generate(), run.adverts[0], run.adverts[1:])
+        keys = pair_keys(SOME, X25519PrivateKey.generate(), run.adverts[0], run.adverts[1:], MODEL)
         shown = repr((run.revealed[SECOND], pieces, keys, run.parties[FIRST]))
         secrets = [*run.revealed[SECOND].self_seeds.values(), pieces.self_seed, pieces.mask_key, *keys.adding]
         assert all(repr(secret) not in shown and secret.hex() not in shown for secret in secrets)

@@ -22,7 +22,20 @@ from bioface_core.secure import (
 )
 from bioface_core.secure.session import statement
 from server.secure import unmask
-from tests.circle import IDENTITIES, NAMES, OTHERS, ROSTER, SOME, STAYS, Circle, circle, flipped, party, session_of
+from tests.circle import (
+    IDENTITIES,
+    MODEL,
+    NAMES,
+    OTHERS,
+    ROSTER,
+    SOME,
+    STAYS,
+    Circle,
+    circle,
+    flipped,
+    party,
+    session_of,
+)
 
 FEW = session_of(3)
 FIRST, SECOND, THIRD, FOURTH, LAST = SOME.members
@@ -84,7 +97,7 @@ class TestAdverts:
         for name in run.present(2):
             run.sealed += run.parties[name].share(run.adverts)
         with pytest.raises(SecureError, match="no secret can be agreed"):
-            run.parties[FIRST].mask(run.values[FIRST], run.for_(FIRST))
+            run.parties[FIRST].mask(run.values[FIRST], run.for_(FIRST), MODEL)
 
     @pytest.mark.parametrize("length", [0, 31, 33])
     def test_the_server_refuses_keys_of_another_length(self, length: int) -> None:
@@ -135,33 +148,33 @@ class TestSealed:
     def test_a_lie_stops_the_hospital(self, lie: str) -> None:
         run = circle().play(2)
         with pytest.raises(SecureError):
-            run.parties[FIRST].mask(run.values[FIRST], SEALED_LIES[lie](run.for_(FIRST)))
+            run.parties[FIRST].mask(run.values[FIRST], SEALED_LIES[lie](run.for_(FIRST)), MODEL)
         with pytest.raises(SecureError, match="expected nothing"):
-            run.parties[FIRST].mask(run.values[FIRST], run.for_(FIRST))
+            run.parties[FIRST].mask(run.values[FIRST], run.for_(FIRST), MODEL)
 
     def test_what_was_sealed_for_another_does_not_open(self) -> None:
         run = circle().play(2)
         redirected = [replace(message, recipient=FIRST) for message in run.for_(SECOND) if message.sender != FIRST]
         with pytest.raises(SecureError, match="does not open"):
-            run.parties[FIRST].mask(run.values[FIRST], redirected)
+            run.parties[FIRST].mask(run.values[FIRST], redirected, MODEL)
 
     def test_what_was_sealed_to_go_the_other_way_does_not_open(self) -> None:
         run = circle().play(2)
         mine = [Sealed(one.recipient, FIRST, one.ciphertext) for one in run.sealed if one.sender == FIRST]
         with pytest.raises(SecureError, match="does not open"):
-            run.parties[FIRST].mask(run.values[FIRST], mine)
+            run.parties[FIRST].mask(run.values[FIRST], mine, MODEL)
 
     @pytest.mark.parametrize("other", ["round", "attempt", "purpose"])
     def test_of_another_session_does_not_open(self, other: str) -> None:
         run, earlier = circle().play(2), circle(OTHERS[other]).play(2)
         with pytest.raises(SecureError, match="does not open"):
-            run.parties[FIRST].mask(run.values[FIRST], [*run.for_(FIRST)[:3], earlier.for_(FIRST)[3]])
+            run.parties[FIRST].mask(run.values[FIRST], [*run.for_(FIRST)[:3], earlier.for_(FIRST)[3]], MODEL)
 
     def test_of_one_who_advertised_nothing_is_refused(self) -> None:
         run = circle(steps=[STAYS, STAYS, STAYS, STAYS, 0]).play(2)
         stranger = replace(run.for_(FIRST)[0], sender=LAST)
         with pytest.raises(SecureError, match="advertised no keys"):
-            run.parties[FIRST].mask(run.values[FIRST], [*run.for_(FIRST), stranger])
+            run.parties[FIRST].mask(run.values[FIRST], [*run.for_(FIRST), stranger], MODEL)
 
 
 SURVIVOR_LIES = {
@@ -236,7 +249,9 @@ class TestReveal:
         """The server hides from one hospital that the last one shared: its masks would not be those of the others."""
         run = circle().play(2)
         for name in SOME.members[:4]:
-            run.parties[name].mask(run.values[name], [one for one in run.for_(name) if (name, one.sender) != HIDDEN])
+            run.parties[name].mask(
+                run.values[name], [one for one in run.for_(name) if (name, one.sender) != HIDDEN], MODEL
+            )
         signatures = confirmed(run, {name: [*SOME.members[:4]] for name in SOME.members[:4]})
         with pytest.raises(SecureError, match="not genuine"):
             run.parties[FIRST].reveal(signatures)
@@ -275,6 +290,22 @@ class TestReveal:
         with pytest.raises(SecureError, match="expected advert"):
             run._take(step, FIRST, run.parties[FIRST])
         assert np.array_equal(run.play().unmask(), run.plain())
+
+
+@pytest.mark.parametrize("steps", [(), (2, STAYS, 3)])
+def test_answers_about_different_models_do_not_add_up(steps: tuple[int, ...]) -> None:
+    """The second hospital is asked about another model than the rest, whose answers the server might know."""
+    run = circle(steps=steps).play(2)
+    for name in run.present(3):
+        run.masked[name] = run.parties[name].mask(
+            run.values[name], run.for_(name), "1" * 64 if name == SECOND else MODEL
+        )
+    for step in (4, STAYS):
+        for name in run.present(step):
+            run._take(step, name, run.parties[name])
+    for model in (MODEL, "1" * 64):
+        total = unmask(run.session, run.adverts, run.sharers, run.total(), run.survivors, run.revealed, model)
+        assert not bool((total == run.plain()).any())
 
 
 def with_piece(run: Circle, keeper: str, of: str, piece: bytes) -> None:
@@ -373,17 +404,17 @@ class TestUnmask:
         run = self.played()
         total = run.total()
         with pytest.raises(SecureError):
-            unmask(SOME, run.adverts, run.sharers, total, survivors, run.revealed)
+            unmask(SOME, run.adverts, run.sharers, total, survivors, run.revealed, MODEL)
 
     @pytest.mark.parametrize("sharers", [[SECOND, THIRD, FOURTH, LAST], [FIRST, SECOND, THIRD, FOURTH]])
     def test_other_sharers(self, sharers: list[str]) -> None:
         run = self.played()
         total = run.total()
         with pytest.raises(SecureError):
-            unmask(SOME, run.adverts, sharers, total, run.survivors, run.revealed)
+            unmask(SOME, run.adverts, sharers, total, run.survivors, run.revealed, MODEL)
 
     def test_of_another_session(self) -> None:
         run = self.played()
         total = run.total()
         with pytest.raises(SecureError, match="a piece is wrong"):
-            unmask(OTHERS["attempt"], run.adverts, run.sharers, total, run.survivors, run.revealed)
+            unmask(OTHERS["attempt"], run.adverts, run.sharers, total, run.survivors, run.revealed, MODEL)

@@ -51,22 +51,31 @@ def self_key(session: Session, hospital: str, seed: bytes) -> bytes:
     return _derive(seed, session.context("self mask", hospital))
 
 
-def pair_keys(session: Session, private: X25519PrivateKey, own: Advert, others: Iterable[Advert]) -> PairKeys:
-    """The keys of the masks that a hospital puts on for every other; two hospitals derive the same.
+def pair_keys(
+    session: Session, private: X25519PrivateKey, own: Advert, others: Iterable[Advert], model: str
+) -> PairKeys:
+    """The keys of the masks that a hospital puts on for every other; two hospitals derive the same of the same model.
+
+    Masks of answers about different models do not cancel. Else a server could ask all but one about a model whose
+    answers it knows, and would have the last one's in the sum.
 
     Args:
         session: this one.
         private: the hospital's mask key.
         own: its advert.
         others: theirs.
+        model: names the model that the answers are about.
 
     Raises:
         SecureError: a public key with which no secret can be agreed.
+
+    Source: Pasquini, Francati, Ateniese 2022, "Eluding secure aggregation in federated learning via model
+    inconsistency".
     """
     keys = PairKeys([], [])
     for other in others:
         early, late = sorted((own, other), key=lambda advert: session.index(advert.hospital))
-        use = "pair mask", early.hospital, late.hospital, early.mask_key.hex(), late.mask_key.hex()
+        use = "pair mask", early.hospital, late.hospital, early.mask_key.hex(), late.mask_key.hex(), model
         key = _derive(_agree(private, other, other.mask_key), session.context(*use))
         (keys.adding if early is own else keys.subtracting).append(key)
     return keys

@@ -93,12 +93,13 @@ class Party:
             self._kept[self._hospital] = pieces[self._hospital]
             return [self._seal(name, pieces[name]) for name in self._adverts if name != self._hospital]
 
-    def mask(self, values_n: Words, sealed: Sequence[Sealed]) -> Words:
+    def mask(self, values_n: Words, sealed: Sequence[Sealed], model: str) -> Words:
         """Step 3: the vector under a mask of its own and one for each other sharer.
 
         Args:
             values_n: uint32 (n,).
             sealed: of the threshold or more, counting itself; their senders and itself are the sharers.
+            model: names what the vector is an answer about; where another hospital's is another, the sum is noise.
 
         Returns:
             uint32 (n,), uniform to whoever lacks the keys.
@@ -111,7 +112,7 @@ class Party:
             self._sharers = self._session.ordered([self._hospital, *senders], "sharers")
             self._kept |= {message.sender: self._open(message) for message in sealed}
             others = [self._adverts[name] for name in self._sharers if name != self._hospital]
-            pairs = pair_keys(self._session, self._mask_key, self._adverts[self._hospital], others)
+            pairs = pair_keys(self._session, self._mask_key, self._adverts[self._hospital], others, model)
             own = self_key(self._session, self._hospital, self._seed)
             masked_n = values_n.astype(np.uint32, casting="no", copy=True)
             add_masks(masked_n, [own, *pairs.adding], pairs.subtracting)
@@ -151,10 +152,18 @@ class Party:
                 {name: self._kept[name].mask_key for name in dropped},
             )
 
+    def expect(self, name: str) -> None:
+        """Refuses a step that is not the next one, so that no work is done for it; nothing changes.
+
+        Raises:
+            SecureError: another is.
+        """
+        require(self._next == name, f"asked to {name}, expected {self._next}")
+
     @contextmanager
     def _step(self, name: str) -> Iterator[None]:
         """Lets each step happen once and in order; one that fails is the last."""
-        require(self._next == name, f"asked to {name}, expected {self._next}")
+        self.expect(name)
         self._next = _STEPS[-1]
         yield
         self._next = _STEPS[_STEPS.index(name) + 1]
