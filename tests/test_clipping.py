@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bioface_core import loss
 from bioface_core.clipping import Clipped, LossOf, clipped_sum
-from bioface_core.clipping.gradients import Convolved, Gradients, Listed, Products
+from bioface_core.clipping.gradients import Convolved, Gradients, Listed, Products, kernel_gradient
 from bioface_core.clipping.layers import gradients_of
 from bioface_core.errors import ConfigError
 from bioface_core.model import Recogniser, initialise, set_trainable, to_float
@@ -244,6 +244,40 @@ def test_the_norm_of_a_large_gradient_is_not_too_small() -> None:
     for bound in (1e9, 1.0):
         result = clipped_sum(network, {}, inputs, labels_N, summed, bound)
         assert norm_of(result.sums) == pytest.approx(min(bound, float(result.norms_N)), rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e6])
+@pytest.mark.parametrize("patients", [1, 4])
+def test_gradients_that_cancel_but_for_their_rounding_are_clipped(scale: float, patients: int) -> None:
+    """What a hostile lab would do with the weights it sends: equal activations, and returns that add up to nothing."""
+    randomness = torch.Generator().manual_seed(0)
+    layer = nn.Conv2d(128, 128, 3, padding=1, bias=False)
+    entering_1CHW = (scale * (1 + torch.rand(128, generator=randomness))).view(1, 128, 1, 1).expand(1, 128, 7, 7)
+    half = torch.randn(128, 12, generator=randomness)
+    cancelling = torch.cat([half, torch.zeros(128, 1), -half[:, torch.randperm(12, generator=randomness)]], 1)
+    returned_1CHW = torch.zeros(1, 128, 7, 7)
+    returned_1CHW[:, :, 1:6, 1:6] = cancelling.view(1, 128, 5, 5)
+    gradients = Convolved.of(
+        layer, entering_1CHW.expand(patients, -1, -1, -1), returned_1CHW.expand(patients, -1, -1, -1)
+    )
+    total = torch.zeros_like(layer.weight)
+    gradients.add_to(total, (1.0 / gradients.norms()).clamp(max=1.0))
+    assert float(total.double().norm()) <= patients * 1.001
+
+
+def test_ordinary_gradients_are_cut_no_shorter_for_it() -> None:
+    randomness = torch.Generator().manual_seed(1)
+    layer = nn.Conv2d(32, 48, 3, padding=1, bias=False)
+    entering, returned = (torch.randn(50, size, 7, 7, generator=randomness) for size in (32, 48))
+    gradients = Convolved.of(layer, entering, returned)
+    exact = torch.stack(
+        [
+            kernel_gradient(layer, a[None].double(), g[None].double()).norm()
+            for a, g in zip(entering, returned, strict=True)
+        ]
+    )
+    over = gradients.norms() / exact
+    assert float(over.min()) >= 1 - 1e-6 and float(over.max()) < 1.005
 
 
 def test_who_brings_something_that_is_no_number_is_left_out() -> None:
