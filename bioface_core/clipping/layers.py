@@ -97,15 +97,26 @@ def _convolution(layer: nn.Module, entering_NCHW: Tensor, returned_NCHW: Tensor)
 def _kernels(layer: nn.Conv2d, entering_NCHW: Tensor, returned_NCHW: Tensor) -> Gradients:
     """The form that costs least: of one position a product, of a few a convolution to come, of many a list.
 
-    With T positions the norm takes T x T (I + O) multiplications by Gram matrices, and T x I x O by the gradient
+    A window of one pixel needs no unfolding, so that a product of matrices gives everybody's at once. Else, with T
+    positions the norm takes T x T (I + O) multiplications by Gram matrices, and T x I x O by the gradient
     itself, where I and O are the values that each position takes in and gives out.
     """
     if layer.groups == 1 and layer.kernel_size == entering_NCHW.shape[2:] == returned_NCHW.shape[2:] == (1, 1):
         return Products(entering_NCHW.flatten(1).float(), returned_NCHW.flatten(1).float())
+    if layer.groups == 1 and layer.kernel_size == (1, 1) and layer.padding == (0, 0):
+        return _pointwise(layer, entering_NCHW.float(), returned_NCHW.float())
     leaving, taken_in, positions = len(layer.weight), layer.weight[0].numel(), returned_NCHW[0, 0].numel()
     if layer.groups == 1 and _GRAM_COST * positions * (taken_in + leaving) <= taken_in * leaving:
         return Convolved.of(layer, entering_NCHW.float(), returned_NCHW.float())
     return _one_by_one(layer, entering_NCHW, returned_NCHW)
+
+
+def _pointwise(layer: nn.Conv2d, entering_NCHW: Tensor, returned_NCHW: Tensor) -> Stacked:
+    down, across = layer.stride
+    looked_at_NIT = entering_NCHW[:, :, ::down, ::across].flatten(2)
+    with torch.autocast(entering_NCHW.device.type, enabled=False):  # which would round what was made float32
+        gradients_NOI = returned_NCHW.flatten(2) @ looked_at_NIT.mT
+    return Stacked(gradients_NOI.view(-1, *layer.weight.shape))
 
 
 def _one_by_one(layer: nn.Conv2d, entering_NCHW: Tensor, returned_NCHW: Tensor) -> Listed:
