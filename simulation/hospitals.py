@@ -5,7 +5,7 @@ Legend: N photos, P patients, K syndromes, S hospitals.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +14,14 @@ from torch import Tensor
 
 from bioface_core.config import Study
 from bioface_core.errors import ConfigError
+from bioface_core.photos import PhotoSet
 from bioface_core.seeding import generator
 from bioface_core.store import Store, as_studied, read_store
 from bioface_core.syndromes import catalogue
 from simulation import phantom
 from simulation.partition import partition
+
+_STRANGERS = 1 << 20  # added to a patient's number; no simulation has so many of one syndrome
 
 
 def hospital_names(study: Study) -> tuple[str, ...]:
@@ -79,6 +82,33 @@ def _phantom_hospitals(study: Study, on_photos: Callable[[int, int], None]) -> l
         on_site = partial(_advance, on_photos, done, total)
         stores.append(_phantom_store(study, site, people_P[chosen_P], labels_P[chosen_P], on_site))
     return stores
+
+
+def strangers(study: Study, counts: Mapping[str, int], on_photos: Callable[[int, int], None]) -> PhotoSet | None:
+    """Phantom patients like those of a simulation, who are at none of its hospitals.
+
+    Args:
+        study: of the simulation.
+        counts: how many of each syndrome.
+        on_photos: called with (photos made, photos in all).
+
+    Returns:
+        None where there can be no such patients: photos are real, or each hospital has its own camera.
+    """
+    settings = study.simulation
+    if settings.stores or settings.partition.site_shift:
+        return None
+    people_P, labels_P = phantom.patient_numbers(study.syndromes, counts)
+    photos, _ = phantom.photograph_patients(
+        study.seed,
+        study.syndromes,
+        people_P + _STRANGERS,
+        labels_P,
+        settings.photos_per_patient,
+        settings.phantoms,
+        on_photos=on_photos,
+    )
+    return photos
 
 
 def _advance(on_photos: Callable[[int, int], None], before: int, total: int, done: int, _: int) -> None:

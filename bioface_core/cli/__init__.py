@@ -14,7 +14,7 @@ import typer
 
 from bioface_core import __version__
 from bioface_core.app_path import add_app_to_path
-from bioface_core.cli import hospital, lab, local, predict, process
+from bioface_core.cli import gallery, hospital, lab, local, predict, process
 from bioface_core.errors import BioFaceError, UserError
 
 
@@ -37,6 +37,7 @@ for _command in _COMMANDS:
 _GROUPS: tuple[tuple[typer.Typer, tuple[Callable[..., None], ...]], ...] = (
     (_group("lab", "The coordinating lab: make it, invite hospitals, serve, run a study."), lab.COMMANDS),
     (_group("hospital", "A hospital: keys and request, review and approve a study, take part."), hospital.COMMANDS),
+    (_group("gallery", "A hospital's own syndromes: add by a few photos, look, remove, measure."), gallery.COMMANDS),
     (_group("process", "Processes that other commands start.", hidden=True), process.COMMANDS),
 )
 for _subcommands, _commands in _GROUPS:

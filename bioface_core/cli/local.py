@@ -30,11 +30,12 @@ def simulate(
 
 
 def prepare(
-    photos: Annotated[Path, typer.Argument(help="A folder per syndrome (or person), or a CSV manifest.")],
+    photos: Annotated[Path, typer.Argument(help="A folder per syndrome (or person), a CSV manifest, or a database.")],
     out: Annotated[Path, typer.Option(help="The store to make.")],
     heldout: Annotated[float, typer.Option(help="Share of the patients never trained on.")] = 0.33,
     seed: Annotated[int, typer.Option(help="Chooses who is held out.")] = 0,
     sheet: Annotated[Path | None, typer.Option(help="Also draw a contact sheet with landmarks.")] = None,
+    layout: Annotated[str, typer.Option(help="auto, or gmdb: the GestaltMatcher Database.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Detect, check, align and split photos into a store. Nothing leaves this machine."""
@@ -43,7 +44,7 @@ def prepare(
     from simulation.progress import Progress
 
     with Progress() as progress:
-        outcome = run(photos, out, PrepareOptions(heldout, seed, sheet), progress.bar("photos"))
+        outcome = run(photos, out, PrepareOptions(heldout, seed, sheet, layout=layout), progress.bar("photos"))
     show(outcome.to_json() if as_json else describe(outcome), as_json)
 
 

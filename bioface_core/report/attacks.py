@@ -102,7 +102,7 @@ class Attacks:
         itself: how often the photo itself does.
         nobody_db: PSNR of the mean of public faces, which knows nothing of the patient.
         members: patients trained on.
-        others: patients held out.
+        others: patients not trained on: held out, or of no hospital.
         references: reference models of the membership attack.
         delta: of every epsilon.
         defences: the settings.
@@ -160,7 +160,7 @@ def reading(attacks: Attacks) -> tuple[str, ...]:
         f"round {attacks.round} without augmentation, the worst case; rank 1 among the photos of all patients, the "
         f"attacked photo left out. Guessing: {percent(attacks.chance)}; the photo itself: {percent(attacks.itself)}. "
         f"PSNR of the mean of public faces, which knows nothing of the patient: {attacks.nobody_db:.1f} dB.",
-        f"Membership: {plural(attacks.members, 'patient')} trained on, {attacks.others:,} held out, "
+        f"Membership: {plural(attacks.members, 'patient')} trained on, {attacks.others:,} not, "
         f"{plural(attacks.references, 'reference model')} of an attacker who has everybody's photos. Found: share of "
         f"the members at that rate of false alarms; {NOT_KNOWN} where so few patients cannot show it. Masks do not "
         "change the final model.",

@@ -1,7 +1,8 @@
 """How do a hospital's photos become a store? ``bioface prepare``, entirely on the hospital's machine.
 
-In the order of the work: sources and manifest (which photos of whom) -> pipeline (read, detect, measure, judge) with
-work (what survives an interruption) -> split (whose photos are held out) -> report and sheet (what a person looks at).
+In the order of the work: sources, manifest and gmdb (which photos of whom) -> pipeline (read, detect, measure, judge)
+with work (what survives an interruption) -> split (whose photos are held out) -> report and sheet (what a person looks
+at).
 """
 
 from client.prepare.options import PrepareOptions

@@ -9,6 +9,7 @@ from bioface_core.errors import PhotoError
 from bioface_core.quality import Gate
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
+LAYOUTS = ("auto", "gmdb")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class PrepareOptions:
         gate: what is asked of a photo.
         device: where the detector runs.
         batch: photos examined together, and the most that an interruption costs.
+        layout: of the source: ``auto`` is a folder per class or a CSV manifest, ``gmdb`` the GestaltMatcher Database,
+            which says itself who is held out.
     """
 
     heldout: float = 0.33
@@ -30,6 +33,7 @@ class PrepareOptions:
     gate: Gate = field(default_factory=Gate)
     device: str = "cpu"
     batch: int = 16
+    layout: str = "auto"
 
     def check(self) -> None:
         """Makes sure that the choices can be followed.
@@ -37,6 +41,8 @@ class PrepareOptions:
         Raises:
             PhotoError: they cannot.
         """
+        if self.layout not in LAYOUTS:
+            raise PhotoError(f"--layout {self.layout} is not known; expected {' or '.join(LAYOUTS)}")
         if not 0 <= self.heldout < 1:
             raise PhotoError(f"--heldout {self.heldout} is no share; expected 0 (nobody) to below 1, such as 0.33")
         if self.sheet and self.sheet.suffix.lower() not in SHEET_SUFFIXES:

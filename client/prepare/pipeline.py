@@ -21,6 +21,7 @@ from bioface_core.photos import Demographics, PhotoSet
 from bioface_core.pictures import PictureError, read_picture
 from bioface_core.quality import Findings, Gate, Reason, concatenate, judge
 from bioface_core.store import Store, check_free, write_store
+from client.prepare.gmdb import is_gmdb, read_gmdb
 from client.prepare.manifest import read_manifest
 from client.prepare.options import PrepareOptions
 from client.prepare.report import SUMMARY, TABLE, Outcome, Verdict, count, refused, summary, table
@@ -42,7 +43,7 @@ def prepare(
     """Turns photos into a store. Interrupted at any moment, the same call goes on and ends with the same store.
 
     Args:
-        source: a folder with one folder per class, or a CSV manifest.
+        source: a folder with one folder per class, a CSV manifest, or what ``options.layout`` says.
         out: the store's folder; an older store there is replaced when the new one is complete.
         options: what can be chosen.
         progress: called with (photos done, photos in all).
@@ -56,7 +57,7 @@ def prepare(
     options = options or PrepareOptions()
     options.check()
     _check_places(source, out)
-    entries = read_manifest(source) if source.is_file() else read_folders(source)
+    entries = _entries(source, options.layout)
     _check_classes(entries, options)
     with working_on(out) as folder:
         examined = _examined(entries, folder, options, progress)
@@ -66,10 +67,20 @@ def prepare(
         photo_by_photo = table(entries, verdicts, examined.findings, heldout)
         if options.sheet:
             draw_sheet(options.sheet, examined.findings, verdicts)
-        _check_what_is_left(outcome, verdicts, options, folder / TABLE, photo_by_photo)
+        to_be_split = {entry.label for entry in entries if entry.heldout is None}
+        _check_what_is_left(outcome, verdicts, to_be_split, options, folder / TABLE, photo_by_photo)
         store = _assemble(entries, verdicts, examined.findings, heldout)
         write_store(out, store, {TABLE: photo_by_photo, SUMMARY: summary(outcome)})
     return outcome
+
+
+def _entries(source: Path, layout: str) -> list[Entry]:
+    """The photos of a source."""
+    if layout == "gmdb":
+        return read_gmdb(source)
+    if is_gmdb(source):
+        raise PhotoError(f"{source} looks like the GestaltMatcher Database: add --layout gmdb")
+    return read_manifest(source) if source.is_file() else read_folders(source)
 
 
 def _check_places(source: Path, out: Path) -> None:
@@ -83,7 +94,8 @@ def _check_places(source: Path, out: Path) -> None:
 
 def _check_classes(entries: list[Entry], options: PrepareOptions) -> None:
     """Refuses classes of one patient before hours are spent on the others."""
-    patients = Counter(label for label, _ in {(entry.label, entry.patient) for entry in entries})
+    to_be_split = {(entry.label, entry.patient) for entry in entries if entry.heldout is None}
+    patients = Counter(label for label, _ in to_be_split)
     alone = sorted(label for label, n in patients.items() if n < 2)
     if alone and options.heldout:
         raise PhotoError(
@@ -93,12 +105,17 @@ def _check_classes(entries: list[Entry], options: PrepareOptions) -> None:
 
 
 def _check_what_is_left(
-    outcome: Outcome, verdicts: list[Verdict], options: PrepareOptions, path: Path, photo_by_photo: str
+    outcome: Outcome,
+    verdicts: list[Verdict],
+    to_be_split: set[str],
+    options: PrepareOptions,
+    path: Path,
+    photo_by_photo: str,
 ) -> None:
     """Refuses to go on with a class that lost too many patients; the report is left for whoever mends it."""
     needed = 2 if options.heldout else 1
-    short = [name for name, counts in outcome.classes.items() if counts.patients < needed]
-    if not short:
+    short = [name for name in sorted(to_be_split) if outcome.classes[name].patients < needed]
+    if outcome.kept and not short:
         return
     write_text(path, photo_by_photo)
     why = ", ".join(f"{n} {reason}" for reason, n in refused(verdicts).items())
@@ -182,10 +199,14 @@ def _same_face(examined: Examined, usable: list[int]) -> Iterator[tuple[int, int
 def _held_out(entries: list[Entry], verdicts: list[Verdict], options: PrepareOptions) -> set[str]:
     """The patients of all classes who are held out, among those with a usable photo."""
     of_class: dict[str, set[str]] = {}
+    told: set[str] = set()
     for entry, verdict in zip(entries, verdicts, strict=True):
-        if verdict.reason is None:
+        if verdict.reason is None and entry.heldout is None:
             of_class.setdefault(entry.label, set()).add(entry.patient)
-    return {one for members in of_class.values() for one in heldout_patients(members, options.heldout, options.seed)}
+        elif verdict.reason is None and entry.heldout:
+            told.add(entry.patient)
+    chosen = (heldout_patients(members, options.heldout, options.seed) for members in of_class.values())
+    return told.union(*chosen)
 
 
 def _assemble(entries: list[Entry], verdicts: list[Verdict], findings: Findings, heldout: set[str]) -> Store:

@@ -25,6 +25,7 @@ class Entry:
         age_months: NaN if unknown.
         sex: 0 female, 1 male, -1 unknown.
         ancestry: as the hospital calls it, empty if unknown.
+        heldout: whether the source holds the photo out; None leaves it to the split.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class Entry:
     age_months: float = math.nan
     sex: int = -1
     ancestry: str = ""
+    heldout: bool | None = None
 
 
 def read_folders(source: Path) -> list[Entry]:

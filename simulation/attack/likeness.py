@@ -15,13 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bioface_core.augment import mirror
-from bioface_core.model import SEResNet, to_float
+from bioface_core.embed import embed
+from bioface_core.model import SEResNet
 from bioface_core.photos import PhotoSet
 from bioface_core.sections import Model
 from bioface_core.weights import Base
-
-_EMBED_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,7 @@ class Gallery:
         trunk = SEResNet(model)
         trunk.load_state_dict(base.trunk, strict=False)
         trunk.eval()
-        parts = [_embed(trunk, part) for part in photos.photos_NCHW.split(_EMBED_BATCH)]
-        return Gallery(trunk, photos, torch.cat(parts))
+        return Gallery(trunk, photos, embed(trunk, photos.photos_NCHW))
 
     @property
     def chance(self) -> float:
@@ -61,7 +58,7 @@ class Gallery:
             face_1CHW: uint8, or float -1..1.
             attacked: position of the victim's photo.
         """
-        cosines_N = self.embeddings_ND @ _embed(self.identifier, face_1CHW)[0]
+        cosines_N = self.embeddings_ND @ embed(self.identifier, face_1CHW)[0]
         own_N = self.photos.patients_N == self.photos.patients_N[attacked]
         if int(own_N.sum()) > 1:
             cosines_N[attacked] = -math.inf
@@ -71,10 +68,3 @@ class Gallery:
 def likeness_db(one: Tensor, other: Tensor) -> float:
     """PSNR of two photos, -1..1: 10 dB are nothing alike, 20 the same blurred shape, 30 hardly told apart."""
     return float(10 * torch.log10(4 / F.mse_loss(one, other).clamp(min=1e-10)))
-
-
-def _embed(trunk: SEResNet, photos_NCHW: Tensor) -> Tensor:
-    """Unit embeddings, the mirrored view averaged."""
-    with torch.inference_mode():
-        views = trunk(to_float(photos_NCHW)) + trunk(to_float(mirror(photos_NCHW)))
-    return F.normalize(views).clone()

@@ -95,8 +95,9 @@ def membership(scores_P: Tensor, member_P: Tensor) -> Membership:
 
 def _area(inside_M: Tensor, outside_M: Tensor) -> float:
     """The chance that a member scores higher than another one; ties count half."""
-    higher = (inside_M[:, None] > outside_M).float() + 0.5 * (inside_M[:, None] == outside_M)
-    return float(higher.mean())
+    sorted_M = outside_M.sort().values
+    lower_M, not_higher_M = (torch.searchsorted(sorted_M, inside_M, right=right) for right in (False, True))
+    return float((lower_M + not_higher_M).double().mean()) / (2 * len(outside_M))
 
 
 def _caught(inside_M: Tensor, outside_M: Tensor, rate: float) -> float:

@@ -72,7 +72,7 @@ def train_twin(folder: Path, twin: Study, name: str, progress: Progress) -> Path
 def reference_models(
     folder: Path, learner: Learner, photos: PhotoSet, references: int, on_model: Callable[[int, int], None]
 ) -> tuple[list[Tensor], Tensor]:
-    """Models of as many passes as the run had, each trained in one place on a random half of all patients.
+    """Models of as many passes as the run had, each trained in one place on a random half of the patients.
 
     Args:
         folder: the run's.

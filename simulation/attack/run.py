@@ -26,7 +26,7 @@ from bioface_core.errors import RunError
 from bioface_core.files import write_text
 from bioface_core.learner import Learner, use
 from bioface_core.model import to_float
-from bioface_core.photos import FACE_SIZE_PX, PhotoSet, concatenate
+from bioface_core.photos import FACE_SIZE_PX, PhotoSet, concatenate, first_photos
 from bioface_core.report.attacks import ATTACKS, Attacks, Canaries, Defence, Estimate, Inversion, Membership
 from bioface_core.report.run_folder import read_run
 from bioface_core.start import Start, has_start, read_start
@@ -35,10 +35,10 @@ from simulation.attack.canaries import CONFIDENCE, EmpiricalEpsilon, empirical_e
 from simulation.attack.guessing import least_rate
 from simulation.attack.inversion import Inverter, Known
 from simulation.attack.likeness import Gallery, likeness_db
-from simulation.attack.membership import confidences, membership, surprise
+from simulation.attack.membership import confidences, halves, membership, surprise
 from simulation.attack.models import final_of, plain_study, private_study, reference_models, train_twin
 from simulation.attack.views import Lab, Setting, plans_of, settings_for
-from simulation.hospitals import hospital_names
+from simulation.hospitals import hospital_names, strangers
 from simulation.progress import Progress
 
 CODE_PLAN = Plan(1.0, 3.536, steps=2, rounds=1, clip=1.0, delta=1e-6, expected=500.0)
@@ -53,6 +53,7 @@ class Effort:
         victims: patients whose photo is looked for.
         steps: of each search.
         references: reference models of the membership attack, an even number.
+        strangers: patients of no hospital beside the held-out ones, where phantoms can be had.
         canaries: of the study's plan.
         code_canaries: of the audit of the code.
     """
@@ -60,6 +61,7 @@ class Effort:
     victims: int = 8
     steps: int = 200
     references: int = 4
+    strangers: int = 1_000
     canaries: int = 5_000
     code_canaries: int = 60_000
 
@@ -201,18 +203,35 @@ def _members(
     scene: Scene, finals: dict[bool, tuple[Tensor, float]], effort: Effort, progress: Progress
 ) -> tuple[dict[bool, Membership], Tensor]:
     """What the final models tell about who was trained on, and who was, bool (P,)."""
-    everyone = concatenate([*scene.train, *scene.heldout])
-    members = sum(photos.patients() for photos in scene.train)
-    member_P = torch.arange(everyone.patients()) < members
+    ours = concatenate([*scene.train, *scene.heldout])
     learner = Learner(scene.plain, scene.start.base, scene.start.identities)
     bar = progress.bar("reference models")
-    vectors, trained_MP = reference_models(scene.folder, learner, everyone, effort.references, bar)
+    vectors, trained_MP = reference_models(scene.folder, learner, ours, effort.references, bar)
+    everyone, trained_MP = _with_strangers(scene, ours, trained_MP, effort, progress)
+    member_P = torch.arange(everyone.patients()) < sum(photos.patients() for photos in scene.train)
     references_MP = torch.stack([confidences(learner, vector, everyone) for vector in vectors])
     found = {}
     for private, (vector, _) in finals.items():
         scores_P = surprise(confidences(learner, vector, everyone), references_MP, trained_MP)
         found[private] = membership(scores_P, member_P)
     return found, member_P
+
+
+def _with_strangers(
+    scene: Scene, ours: PhotoSet, trained_MP: Tensor, effort: Effort, progress: Progress
+) -> tuple[PhotoSet, Tensor]:
+    """Adds patients of no hospital, so that rare false alarms can be counted; no model has been trained on any.
+
+    Each is judged by as many references as everybody else is: half of them are left out, in pairs, by chance.
+    """
+    count_K = torch.bincount(ours.labels_N[first_photos(ours.patients_N)], minlength=len(scene.study.syndromes))
+    wanted_K = (count_K * effort.strangers / count_K.sum()).ceil().long().tolist()
+    counts = dict(zip(scene.study.syndromes, wanted_K, strict=True))
+    others = strangers(scene.study, counts, progress.bar("strangers")) if effort.strangers else None
+    if others is None:
+        return ours, trained_MP
+    passed_over_MP = halves(others.patients(), len(trained_MP), scene.study.seed + 1)
+    return concatenate([ours, others]), torch.cat([trained_MP, passed_over_MP], 1)
 
 
 # Inversion.
