@@ -3,7 +3,7 @@
     python benchmarks/clinic.py runs/demo runs/demo-1 runs/demo-2 runs/demo-3 runs/demo-4
 
 For each finished run of phantoms: calibrates the final model on the hospitals' held-out patients, as a deployed run
-does, and asks it about new phantoms, one photo of each: 600 patients of the ten syndromes, 240 of the six that no
+does, and asks it about new phantoms, one photo of each: 2,000 patients of the ten syndromes, 240 of the six that no
 model has learned, 400 healthy people. Prints one Markdown row per run and their mean; intervals are bootstrapped over
 people.
 """
@@ -32,7 +32,7 @@ from bioface_core.syndromes import catalogue
 from simulation import phantom, sites
 from simulation.hospitals import hospital_names
 
-KNOWN, UNSEEN, HEALTHY = 60, 40, 400  # of each syndrome, of each unseen syndrome, people
+KNOWN, UNSEEN, HEALTHY = 200, 40, 400  # of each syndrome, of each unseen syndrome, people
 FRESH = 1_000_003  # added to a run's seed: other people than any of its own
 _RESAMPLES = 300
 Row = dict[str, tuple[float, float, float]]

@@ -42,7 +42,6 @@ from bioface_core.errors import PhotoError
 from bioface_core.expert import Expert
 from bioface_core.loss import cosines
 from bioface_core.model import Recogniser
-from bioface_core.predict import Ranked
 from bioface_core.syndromes import catalogue
 
 ODDS = 0.5  # of the whole gallery against one syndrome of the model, before the photo is seen
@@ -180,13 +179,25 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class Placed(Ranked):
-    """A syndrome in a ranking of the model's and the gallery's.
+class Ranked:
+    """A syndrome in a ranking.
 
     Attributes:
+        key: as the study or the gallery names it.
+        name: what people call it.
+        omim: number in OMIM, where one entry stands for the syndrome.
+        orpha: number in Orphanet; None for a syndrome that our catalogue does not have.
+        probability: that it is this one, if it is one of the ranked; None where nobody has calibrated the model.
+        cosine: of the face to the syndrome's prototype.
         entries: of the gallery that it rests on; 0 for a syndrome of the model.
     """
 
+    key: str
+    name: str
+    omim: int | None
+    orpha: int | None
+    probability: float | None
+    cosine: float
     entries: int = 0
 
 
@@ -238,7 +249,7 @@ def handicap(expert: Expert, syndromes: int) -> float:
     return math.log(syndromes / ODDS) / (1.0 if loss.mode == "ce" else loss.scale)
 
 
-def rank(expert: Expert, gallery: Gallery, embeddings_PD: Tensor) -> tuple[tuple[Placed, ...], ...]:
+def rank(expert: Expert, gallery: Gallery, embeddings_PD: Tensor) -> tuple[tuple[Ranked, ...], ...]:
     """Ranks the model's and the gallery's syndromes for each patient, likeliest first.
 
     Args:
@@ -261,7 +272,7 @@ def rank(expert: Expert, gallery: Gallery, embeddings_PD: Tensor) -> tuple[tuple
     rows = zip(order_PS.tolist(), probability_PS.tolist(), cosine_PS.tolist(), strict=True)
     calibrated = expert.calibration.patients > 0
     return tuple(
-        tuple(_placed(expert, gallery, keys[n], probability_S[n] if calibrated else None, cosine_S[n]) for n in order_S)
+        tuple(_ranked(expert, gallery, keys[n], probability_S[n] if calibrated else None, cosine_S[n]) for n in order_S)
         for order_S, probability_S, cosine_S in rows
     )
 
@@ -300,11 +311,11 @@ def _rows(gallery: Gallery, key: str) -> list[int]:
     return [n for n, entry in enumerate(gallery.entries) if entry.key == key]
 
 
-def _placed(expert: Expert, gallery: Gallery, key: str, probability: float | None, cosine: float) -> Placed:
+def _ranked(expert: Expert, gallery: Gallery, key: str, probability: float | None, cosine: float) -> Ranked:
     known = catalogue().syndromes.get(key)
     name, omim, orpha = (known.name, known.omim, known.orpha) if known else (gallery.names.get(key, key), None, None)
     entries = 0 if key in expert.syndromes else gallery.count(key)
-    return Placed(key, name, omim, orpha, probability, cosine, entries)
+    return Ranked(key, name, omim, orpha, probability, cosine, entries)
 
 
 def _ordered(model: str, entries: list[Entry], embeddings_ND: Tensor) -> Gallery:

@@ -2,11 +2,12 @@
 
     photo not usable          nothing could be looked at; each photo has its reason
     no syndrome recognised    the face is no nearer to the syndromes than healthy faces are
-    ranked                    the K syndromes, each with the probability that it is the one, *if* it is one of them
+    ranked                    the syndromes of model and gallery, each with the probability that it is the one, *if* it
+                              is one of them; and, apart from that, the same after the clinician's terms
 
 Neither of the first two says that a patient is healthy.
 
-Legend: N photos, P patients, K syndromes, D embedding.
+Legend: N photos, P patients, D embedding.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bioface_core.errors import ConfigError
 from bioface_core.expert import Expert
+from bioface_core.gallery import Gallery, Neighbour, Ranked, gallery_of, nearness, neighbours, rank
 from bioface_core.quality import Reason
-from bioface_core.syndromes import catalogue
+from bioface_core.terms import Finding, Updated, update
 
 
 class Answer(StrEnum):
@@ -30,27 +33,6 @@ class Answer(StrEnum):
     RANKED = "ranked"
     UNKNOWN = "no syndrome recognised"
     UNUSABLE = "photo not usable"
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """A syndrome in a ranking.
-
-    Attributes:
-        key: as the study names it.
-        name: what people call it.
-        omim: number in OMIM, where one entry stands for the syndrome.
-        orpha: number in Orphanet; None for a syndrome that our catalogue does not have.
-        probability: that it is this one, if it is one of the ranked; None where nobody has calibrated the model.
-        cosine: of the face to the syndrome's prototype.
-    """
-
-    key: str
-    name: str
-    omim: int | None
-    orpha: int | None
-    probability: float | None
-    cosine: float
 
 
 @dataclass(frozen=True)
@@ -65,6 +47,8 @@ class Prediction:
         threshold: the nearness below which no syndrome is recognised.
         photos: on how many usable photos it rests.
         refused: why others were not usable.
+        neighbours: entries of the gallery, nearest first; local ones may not leave the hospital.
+        updated: the ranking by photo and terms, where terms were given.
     """
 
     answer: Answer
@@ -73,10 +57,17 @@ class Prediction:
     threshold: float
     photos: int
     refused: tuple[Reason, ...]
+    neighbours: tuple[Neighbour, ...]
+    updated: tuple[Updated, ...]
 
 
 def predict(
-    expert: Expert, faces_NCHW: Tensor, patients_N: Tensor, refused: Sequence[tuple[Reason, ...]]
+    expert: Expert,
+    faces_NCHW: Tensor,
+    patients_N: Tensor,
+    refused: Sequence[tuple[Reason, ...]],
+    gallery: Gallery | None = None,
+    seen: Sequence[Finding] = (),
 ) -> tuple[Prediction, ...]:
     """Answers for several patients at once.
 
@@ -85,36 +76,42 @@ def predict(
         faces_NCHW: uint8, the usable photos of all patients, aligned.
         patients_N: int64, of whom each photo is, 0 to P - 1; some may have none.
         refused: why the other photos of each of the P patients are not usable.
+        gallery: of this model; None is an empty one.
+        seen: terms that somebody has found, or looked for and not found, in every one of these patients.
 
     Returns:
         One per patient, in order. A patient's photos are averaged.
+
+    Raises:
+        PhotoError: the gallery is another model's.
+        ConfigError: terms for a model that nobody has calibrated: they move probabilities, and there are none.
     """
+    if seen and not expert.calibration.patients:
+        raise ConfigError("the model is not calibrated, so that terms have no probabilities to move: leave them out")
+    gallery = Gallery.empty(expert) if gallery is None else gallery_of(expert, gallery)
     embeddings_PD, count_P = _per_patient(expert, faces_NCHW, patients_N, len(refused))
-    scores_PK = expert.scores(embeddings_PD).cpu()
-    probability_PK = expert.calibration.probabilities(scores_PK)
-    nearness_P = expert.nearness(embeddings_PD).cpu()
-    recognised_P = expert.calibration.recognised(nearness_P).tolist()
-    rows = zip(probability_PK, scores_PK, nearness_P.tolist(), recognised_P, count_P.tolist(), refused, strict=True)
+    near_P = nearness(expert, gallery, embeddings_PD).cpu()
+    recognised_P = expert.calibration.recognised(near_P)
+    rankings, nearest = rank(expert, gallery, embeddings_PD), neighbours(gallery, embeddings_PD)
     return tuple(
-        _prediction(expert, ranking_of(expert, probability_K, scores_K), near, known, photos, reasons)
-        for probability_K, scores_K, near, known, photos, reasons in rows
+        Prediction(
+            Answer.RANKED if recognised_P[number] else Answer.UNKNOWN,
+            rankings[number],
+            float(near_P[number]),
+            expert.calibration.nearness,
+            photos,
+            reasons,
+            nearest[number],
+            _updated(rankings[number], seen),
+        )
+        if photos
+        else Prediction(Answer.UNUSABLE, (), None, expert.calibration.nearness, 0, reasons, (), ())
+        for number, (photos, reasons) in enumerate(zip(count_P.tolist(), refused, strict=True))
     )
 
 
-def ranking_of(expert: Expert, probability_K: Tensor, scores_K: Tensor) -> tuple[Ranked, ...]:
-    """The syndromes by probability; of equals, the first of the study."""
-    order = probability_K.argsort(descending=True, stable=True).tolist()
-    calibrated = expert.calibration.patients > 0
-    return tuple(
-        _ranked(expert.syndromes[number], float(probability_K[number]) if calibrated else None, float(scores_K[number]))
-        for number in order
-    )
-
-
-def _ranked(key: str, probability: float | None, cosine: float) -> Ranked:
-    entry = catalogue().syndromes.get(key)
-    name, omim, orpha = (entry.name, entry.omim, entry.orpha) if entry else (key, None, None)
-    return Ranked(key, name, omim, orpha, probability, cosine)
+def _updated(ranking: Sequence[Ranked], seen: Sequence[Finding]) -> tuple[Updated, ...]:
+    return update({one.key: one.probability or 0.0 for one in ranking}, seen) if seen else ()
 
 
 def _per_patient(expert: Expert, faces_NCHW: Tensor, patients_N: Tensor, patients: int) -> tuple[Tensor, Tensor]:
@@ -123,12 +120,3 @@ def _per_patient(expert: Expert, faces_NCHW: Tensor, patients_N: Tensor, patient
     if len(faces_NCHW):
         sums_PD.index_add_(0, patients_N.to(expert.device), expert.embed(faces_NCHW))
     return F.normalize(sums_PD), torch.bincount(patients_N, minlength=patients)
-
-
-def _prediction(
-    expert: Expert, ranking: tuple[Ranked, ...], near: float, known: bool, photos: int, reasons: tuple[Reason, ...]
-) -> Prediction:
-    threshold = expert.calibration.nearness
-    if not photos:
-        return Prediction(Answer.UNUSABLE, (), None, threshold, 0, reasons)
-    return Prediction(Answer.RANKED if known else Answer.UNKNOWN, ranking, near, threshold, photos, reasons)

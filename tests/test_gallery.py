@@ -30,8 +30,8 @@ from bioface_core.gallery_file import changing, load_gallery, read_gallery, writ
 from bioface_core.learner import Learner
 from bioface_core.matching import TOPS, Portraits, Split, match, nearest, protocol
 from bioface_core.photos import Demographics, PhotoSet
-from bioface_core.predict import ranking_of
 from bioface_core.store import Store, write_store
+from bioface_core.syndromes import catalogue
 from bioface_core.weights import random_base
 from client.gallery import add_photos, match_store, remove_entries
 from simulation import phantom
@@ -222,12 +222,13 @@ def test_an_empty_gallery_leaves_the_model_s_ranking(expert: Expert) -> None:
         expert.calibration.probabilities(scores_PK),
         strict=True,
     ):
-        plain = ranking_of(expert, likely_K, scores_K)
-        assert [(one.key, one.name, one.omim, one.entries) for one in row] == [
-            (one.key, one.name, one.omim, 0) for one in plain
+        order = sorted(range(len(expert.syndromes)), key=lambda n: -float(likely_K[n]))
+        plain = [(expert.syndromes[n], catalogue().syndromes[expert.syndromes[n]]) for n in order]
+        assert [(one.key, one.name, one.omim, one.orpha, one.entries) for one in row] == [
+            (key, known.name, known.omim, known.orpha, 0) for key, known in plain
         ]
-        assert [one.probability for one in row] == pytest.approx([one.probability for one in plain])
-        assert [one.cosine for one in row] == pytest.approx([one.cosine for one in plain], abs=1e-6)
+        assert [one.probability for one in row] == pytest.approx([float(likely_K[n]) for n in order])
+        assert [one.cosine for one in row] == pytest.approx([float(scores_K[n]) for n in order], abs=1e-6)
     assert rank(expert, Gallery.empty(expert), torch.zeros(0, D)) == ()
 
 

@@ -15,12 +15,14 @@ from bioface_core import cli
 from bioface_core.calibration import Reliability, fit
 from bioface_core.checkpoint import RoundSummary, RunFolder, pack
 from bioface_core.config import find_study, read_study
-from bioface_core.errors import PhotoError
+from bioface_core.errors import ConfigError, PhotoError
 from bioface_core.evaluate import Counts
 from bioface_core.expert import Expert, read_expert
+from bioface_core.gallery import Gallery
 from bioface_core.learner import Learner
 from bioface_core.predict import Answer, predict
 from bioface_core.quality import Reason
+from bioface_core.terms import findings
 from bioface_core.weights import random_base
 from client.predict import cases_of, predict_cases
 from simulation import phantom
@@ -104,6 +106,8 @@ def test_a_table_says_the_same_in_words(
         (lambda run, photos: [photos / "nobody.png", "--model", run], "does not exist"),
         (lambda run, photos: [photos, "--model", photos], "no run folder"),
         (lambda run, photos: [photos, "--model", run / "nothing"], "is no folder"),
+        (lambda run, photos: [photos, "--model", run, "--present", "big nose"], "big nose"),
+        (lambda run, photos: [photos, "--model", run, "--gallery", photos / "no.safetensors"], "no.safetensors"),
         (lambda run, photos: [run / "study.yaml", "--model", run, "--device", "tpu"], "device"),
     ],
 )
@@ -201,3 +205,33 @@ def test_a_syndrome_that_nobody_catalogued_keeps_its_key(run: Path) -> None:
     (answer,) = predict(expert, torch.zeros(1, 3, 112, 112, dtype=torch.uint8), torch.tensor([0]), ((),))
     own = next(ranked for ranked in answer.ranking if ranked.key == "own-01")
     assert own.name == "own-01" and own.omim is own.orpha is None
+
+
+def test_a_gallery_s_syndromes_are_ranked_and_its_entries_are_neighbours(run: Path) -> None:
+    expert = read_expert(run)
+    randomness = torch.Generator().manual_seed(3)
+    faces_NCHW = torch.randint(256, (2, 3, 112, 112), dtype=torch.uint8, generator=randomness)
+    gallery = Gallery.empty(expert).add("own-01", "Ours", expert.embed(faces_NCHW[:1]))
+    (answer,) = predict(expert, faces_NCHW[:1], torch.tensor([0]), ((),), gallery)
+    assert len(answer.ranking) == 4 and sum(ranked.probability or 0 for ranked in answer.ranking) == pytest.approx(1)
+    own = next(ranked for ranked in answer.ranking if ranked.key == "own-01")
+    assert own.entries == 1 and own.cosine == pytest.approx(1.0, abs=1e-5)
+    assert answer.neighbours[0].entry.key == "own-01" and answer.neighbours[0].cosine == pytest.approx(1.0, abs=1e-5)
+
+
+def test_terms_move_a_ranking_of_their_own(run: Path) -> None:
+    expert, face_1CHW = read_expert(run), torch.full((1, 3, 112, 112), 90, dtype=torch.uint8)
+    (plain,) = predict(expert, face_1CHW, torch.tensor([0]), ((),))
+    (answer,) = predict(expert, face_1CHW, torch.tensor([0]), ((),), seen=findings(["Epicanthus"], ["Round ear"]))
+    assert answer.ranking == plain.ranking and plain.updated == ()
+    assert {one.key for one in answer.updated} == set(SYNDROMES)
+    assert sum(one.after for one in answer.updated) == pytest.approx(1) and len(answer.updated[0].moved) == 2
+    before = {ranked.key: ranked.probability for ranked in plain.ranking}
+    assert {one.key: one.before for one in answer.updated} == pytest.approx(before)
+
+
+def test_terms_need_probabilities(run: Path) -> None:
+    found = read_expert(run)
+    bare = Expert(found.study, found.network, None, fit(Reliability.zeros(), found.study.loss))
+    with pytest.raises(ConfigError, match="not calibrated"):
+        predict(bare, torch.zeros(0, 3, 112, 112), torch.zeros(0).long(), (), seen=findings(["Epicanthus"]))

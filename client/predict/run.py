@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from torch import Tensor
 from bioface_core.examine import examine
 from bioface_core.expert import Expert
 from bioface_core.faces import Detector
+from bioface_core.gallery import Gallery
 from bioface_core.pictures import PictureError, read_picture
 from bioface_core.predict import Prediction, predict
 from bioface_core.quality import Gate, Reason, judge
+from bioface_core.terms import Finding
 from client.predict.cases import Case
 
 _BATCH = 32  # photos looked at together
@@ -54,12 +57,14 @@ class Result:
 
 
 Picture = Tensor | PictureError
+Refused = Sequence[tuple[Reason, ...]]
 
 
 def predict_cases(
     expert: Expert,
     cases: Sequence[Case],
-    gate: Gate | None = None,
+    gallery: Gallery | None = None,
+    seen: Sequence[Finding] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[Result]:
     """Answers cases in order, a batch at a time.
@@ -67,10 +72,12 @@ def predict_cases(
     Args:
         expert: the trained model, on the device to be used.
         cases: who is asked about.
-        gate: what is asked of a photo.
+        gallery: of this model; None is an empty one.
+        seen: terms that hold for every case.
         progress: called with (photos done, photos in all).
     """
     total, done = sum(len(case.photos) for case in cases), 0
+    answering = partial(predict, expert, gallery=gallery, seen=seen)
     detector = Detector(str(expert.device))
     with ThreadPoolExecutor(_READERS) as readers:
         waiting = iter(_batches(cases))
@@ -79,7 +86,7 @@ def predict_cases(
             batch, pictures = ahead.pop()
             ahead += [(later, _read(readers, later)) for later in islice(waiting, 1)]
             began = time.perf_counter()
-            answers = list(_answer(expert, detector, gate or Gate(), batch, list(pictures)))
+            answers = list(_answer(answering, detector, batch, list(pictures)))
             each = (time.perf_counter() - began) / sum(len(case.photos) for case in batch)
             for case, (prediction, details) in zip(batch, answers, strict=True):
                 done += len(case.photos)
@@ -112,14 +119,17 @@ def _picture(path: Path) -> Picture:
 
 
 def _answer(
-    expert: Expert, detector: Detector, gate: Gate, batch: list[Case], pictures: list[Picture]
+    answering: Callable[[Tensor, Tensor, Refused], tuple[Prediction, ...]],
+    detector: Detector,
+    batch: list[Case],
+    pictures: list[Picture],
 ) -> Iterator[tuple[Prediction, tuple[str, ...]]]:
     """Each case's answer, and what was wrong with files that could not be read."""
-    faces_NCHW, reasons = look_at(pictures, detector, gate)
+    faces_NCHW, reasons = look_at(pictures, detector, Gate())
     patients_N = torch.tensor([number for number, case in enumerate(batch) for _ in case.photos])
     usable_N = torch.tensor([reason is None for reason in reasons])
     refused = [tuple(r for r, n in zip(reasons, patients_N, strict=True) if r and n == p) for p in range(len(batch))]
-    predictions = predict(expert, faces_NCHW[usable_N], patients_N[usable_N], refused)
+    predictions = answering(faces_NCHW[usable_N], patients_N[usable_N], refused)
     for number, prediction in enumerate(predictions):
         own = [picture for picture, n in zip(pictures, patients_N, strict=True) if n == number]
         yield prediction, tuple(one.detail for one in own if isinstance(one, PictureError) and one.detail)

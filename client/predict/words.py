@@ -20,7 +20,8 @@ def table(results: Sequence[Result], top: int) -> Table:
     grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("Patient", "Syndrome", "OMIM", "ORPHA"):
         grid.add_column(heading, no_wrap=heading != "Patient")
-    for heading in ("If one of these", "Cosine"):
+    with_terms = any(result.prediction.updated for result in results)
+    for heading in ("If one of these", *(["with the terms"] if with_terms else []), "Cosine"):
         grid.add_column(heading, justify="right")
     for result in results:
         name, prediction = escape(result.case.name), result.prediction
@@ -28,11 +29,17 @@ def table(results: Sequence[Result], top: int) -> Table:
             why = ", ".join((*prediction.refused, *result.details))
             grid.add_row(name, f"[bold]{prediction.answer}[/]" + (f" ({escape(why)})" if why else ""))
             continue
+        after = {one.key: one.after for one in prediction.updated}
         for place, ranked in enumerate(prediction.ranking[:top]):
             ids = (str(ranked.omim or ""), str(ranked.orpha or ""))
-            likely = NOT_KNOWN if ranked.probability is None else f"{100 * ranked.probability:.0f} %"
-            grid.add_row("" if place else name, escape(ranked.name), *ids, likely, f"{ranked.cosine:.2f}")
+            likely = [_percent(ranked.probability), *([_percent(after[ranked.key])] if with_terms else [])]
+            shown = escape(ranked.name) + (f" (gallery, {ranked.entries})" if ranked.entries else "")
+            grid.add_row("" if place else name, shown, *ids, *likely, f"{ranked.cosine:.2f}")
     return grid
+
+
+def _percent(probability: float | None) -> str:
+    return NOT_KNOWN if probability is None else f"{100 * probability:.0f} %"
 
 
 def describe(results: Sequence[Result], calibrated_on: int) -> str:
