@@ -21,10 +21,12 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from bioface_core import report
+from bioface_core.calibration import Reliability
 from bioface_core.config import parse_study
 from bioface_core.errors import RunError
 from bioface_core.evaluate import Counts, Difference, count, macro_top
 from bioface_core.report import embedding_map, svg
+from bioface_core.report.sureness import coverage_rows
 from bioface_core.report.words import headline
 
 TEN = ("down", "williams", "noonan", "cdls", "kabuki", "angelman", "rts", "del22q11", "pws", "tcs")
@@ -460,3 +462,23 @@ def test_only_so_many_photos_are_drawn() -> None:
     chosen_M = embedding_map.drawn(5000)
     assert len(chosen_M) == len(chosen_M.unique()) == embedding_map.MOST_DRAWN and chosen_M[-1] == 4999
     assert embedding_map.drawn(3).tolist() == [0, 1, 2]
+
+
+def test_how_sure_the_model_may_be_is_told(run: Path) -> None:
+    made = report.write_report(run)
+    assert made.calibration is None and "How sure may it be?" not in (run / "report.html").read_text()
+    path = max(run.glob("round-*.json"))
+    content = json.loads(path.read_text())
+    reliability = Reliability.zeros()
+    reliability.confidence_TB2[:, 3] += torch.tensor([30, 10])
+    reliability.confidence_TB2[:, 15] += torch.tensor([10, 50])
+    reliability.nearness_B2[50] += torch.tensor([40, 60])
+    content["counts"]["reliability"] = reliability.cells.tolist()
+    path.write_text(json.dumps(content))
+    made = report.write_report(run)
+    assert made.calibration is not None and made.calibration.patients == 100
+    page = (run / "report.html").read_text()
+    assert "How sure may it be?" in page and "Counted on 100 held-out patients" in page
+    rows = [[figure.replace("\xa0", " ") for figure in row] for row in coverage_rows(made.calibration)]
+    assert [row[0] for row in rows] == ["100.0 %", "90.0 %", "80.0 %", "60.0 %", "40.0 %"]
+    assert rows[0][1] == "40.0 %" and rows[3][1] == "16.7 %"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from bioface_core.calibration import Calibration, fit
 from bioface_core.evaluate import Counts, difference, macro_top, mean_rate, sensitivity
 from bioface_core.report.facts import Arm, Hospital, Mistake, Report, Round, Syndrome
 from bioface_core.report.run_folder import ArmRecord, RoundRecord, RunFiles, read_run
@@ -51,6 +52,7 @@ def report_of(run: RunFiles, names: Mapping[str, str]) -> Report:
         confusion=_table(final),
         mistakes=_mistakes(final),
         hospitals=tuple(Hospital(one.name, one.train_patients_K, one.heldout_patients_K) for one in run.hospitals),
+        calibration=_calibration(run),
         attacks=run.attacks,
     )
     report = _compared(report)
@@ -67,6 +69,13 @@ def _final_counts(run: RunFiles) -> Counts | None:
     federated = [record.counts for record in run.arms if record.kind == "federated"]
     rounds = [record.counts for record in run.rounds]
     return next(iter(federated + rounds[::-1]), None)
+
+
+def _calibration(run: RunFiles) -> Calibration | None:
+    """Of the last round's model, as whoever asks it is told."""
+    if not run.rounds or not run.rounds[-1].counts.reliability.patients:
+        return None
+    return fit(run.rounds[-1].counts.reliability, run.study.loss)
 
 
 def _arms(run: RunFiles) -> tuple[Arm, ...]:

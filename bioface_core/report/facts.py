@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from bioface_core.calibration import Calibration
 from bioface_core.config import Study
 from bioface_core.evaluate import Difference, Rate
 from bioface_core.report.attacks import Attacks
@@ -130,6 +131,7 @@ class Report:
         confusion: [true][predicted] held-out patients of the federated model, K x K; empty before the first round.
         mistakes: the most frequent ones, worst first.
         hospitals: empty in a deployment, where nobody may know.
+        calibration: how sure the federated model may be; None where that was not counted.
         attacks: what attacks on the run found; None where nobody tried.
         headline: the result in a sentence or three.
         notes: what is missing from this report, and why.
@@ -149,6 +151,7 @@ class Report:
     confusion: tuple[tuple[int, ...], ...]
     mistakes: tuple[Mistake, ...]
     hospitals: tuple[Hospital, ...]
+    calibration: Calibration | None = None
     attacks: Attacks | None = None
     headline: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ from bioface_core.report.build import catalogue_names, report_of
 from bioface_core.report.curves import loss_curve, rate_curve
 from bioface_core.report.facts import Report, Syndrome
 from bioface_core.report.run_folder import Embeddings, read_run
+from bioface_core.report.sureness import coverage_rows, sureness
 
 _HARDEST_SHOWN = 12
 
@@ -83,6 +84,7 @@ def render(report: Report, embeddings: Embeddings | None) -> str:
         "data": data_size,
         "short": short_name,
         "reading": reading,
+        "sureness": sureness,
     }
     template = environment.get_template("report.html.j2")
     return template.render(
@@ -98,6 +100,7 @@ def render(report: Report, embeddings: Embeddings | None) -> str:
         maps=maps(report, embeddings),
         photos_drawn=embedding_map.MOST_DRAWN,
         facts=facts(report),
+        covered=coverage_rows(report.calibration),
         attacked=attack_rows(report.attacks),
         recipe=report.study.to_yaml(),
         known=words.NOT_KNOWN,
