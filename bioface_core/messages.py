@@ -163,6 +163,7 @@ class Contract:
         classes: K.
         rounds: the last round's number.
         norm_bound: largest accepted Euclidean norm of an update.
+        largest_weight: of an update; 1 where all hospitals count the same.
     """
 
     study_id: str
@@ -171,12 +172,14 @@ class Contract:
     classes: int
     rounds: int
     norm_bound: float
+    largest_weight: int = WEIGHT_BOUND
 
     @staticmethod
     def of(study: Study, model: Shape) -> Contract:
         """The contract that follows from a study and its model."""
         rounds, bound = study.federation.rounds, study.update_bound
-        return Contract(study.study_id, model.schema, model.size, model.classes, rounds, bound)
+        largest = 1 if study.federation.weighting == "equal" else WEIGHT_BOUND
+        return Contract(study.study_id, model.schema, model.size, model.classes, rounds, bound, largest)
 
     def check(self, ticket: Ticket, schema: str) -> None:
         """Refuses a request that is not of this study.

@@ -46,7 +46,8 @@ class SecretRandom:
 
     def bytes(self, count: int) -> bytes:
         """``count`` bytes."""
-        assert os.getpid() == self._process, "a forked process would repeat the numbers of its parent"
+        if os.getpid() != self._process:
+            raise RuntimeError("a forked process would repeat the secret numbers of its parent")
         return self._stream.update(bytes(count))
 
     def uniform(self, count: int) -> Floats:

@@ -22,7 +22,6 @@ from bioface_core.errors import WireError
 from bioface_core.evaluate import Counts, cells_of
 from bioface_core.messages import (
     COUNT_BOUND,
-    WEIGHT_BOUND,
     Code,
     Contract,
     Evaluation,
@@ -158,7 +157,7 @@ def _read_update(record: RecordDict, header: dict[str, Any], ticket: Ticket, con
     """The rest of an update, whose ticket is known to be right."""
     weight, class_weights, loss = header["weight"], header["class_weights"], header["loss"]
     demand(header["schema"] == contract.schema, Code.SCHEMA, header["schema"][:12])
-    demand(0 <= weight <= WEIGHT_BOUND, Code.WEIGHT, str(weight))
+    demand(0 <= weight <= contract.largest_weight, Code.WEIGHT, str(weight))
     demand(len(class_weights) == contract.classes, Code.WEIGHT, f"{len(class_weights)} classes")
     demand(all(type(value) is int and 0 <= value <= weight for value in class_weights), Code.WEIGHT, "of a class")
     demand(abs(loss) <= _LOSS_BOUND, Code.NOT_FINITE, "loss")

@@ -71,6 +71,7 @@ class Site:
         gate: the hospital's; None lets everything through, for a simulation, whose hospitals are invented.
         memory: of the answers given; None forgets them, for the same.
         charge: puts what a private round costs on the hospital's books, or raises; called before anything is drawn.
+            None keeps no books, for the same.
         masking: its side of the masked sums, where the study has them.
     """
 
@@ -83,12 +84,14 @@ class Site:
         heldout: PhotoSet,
         gate: Gate | None = None,
         memory: Memory | None = None,
-        charge: Callable[[Ticket, Charge], None] = lambda ticket, cost: None,
+        charge: Callable[[Ticket, Charge], None] | None = None,
         masking: Masking | None = None,
     ) -> None:
         self.name = name
         self.contract = Contract.of(study, learner)
         self._study, self._learner, self._memory, self._charge = study, learner, memory, charge
+        if gate is not None and charge is None and study.privacy.unit == "patient":
+            raise ValueError("a hospital with a policy keeps books of privacy: give the site its charge")
         self._gate = gate or open_gate(study)
         private = study.privacy.unit == "patient"
         self._train, self._heldout = self._gate.select(train, heldout, learner.classes, private)
@@ -154,7 +157,7 @@ class Site:
         return Evaluation(request.ticket, self.name, self._learner.evaluate(request.vector, self._heldout))
 
     def _update(self, request: Request) -> Update:
-        if self._plan is not None:
+        if self._plan is not None and self._charge is not None:
             self._charge(request.ticket, self._plan.round_charge)
         result = self._learner.train(request.vector, self._train, request.ticket.round, self.name, self._plan)
         delta, schema = clip(result.delta, self.contract.norm_bound), self.contract.schema

@@ -15,6 +15,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bioface_core.config import parse_study
 from bioface_core.errors import WireError
 from bioface_core.evaluate import Counts, count
 from bioface_core.messages import (
@@ -274,3 +275,14 @@ def test_what_cannot_be_unfolded_is_refused(name: str, value: Any) -> None:
     changed = {key: kept for key, kept in header.items() if kept is not None}
     with pytest.raises(WireError):
         unpack_reply(unfold(RecordDict({"header": ConfigRecord(changed)})), CONTRACT, TRAIN)
+
+
+def test_where_all_hospitals_count_the_same_nobody_counts_more() -> None:
+    equal = replace(CONTRACT, largest_weight=1)
+    one = replace(update(), weight=1, class_weights_K=torch.tensor([1, 0, 1]))
+    assert unpack_reply(pack_reply(one), equal, one.ticket)
+    for weight in (2, 10):
+        with pytest.raises(WireError, match="wrong-weight"):
+            unpack_reply(pack_reply(replace(one, weight=weight)), equal, one.ticket)
+    study = parse_study({"name": "s", "syndromes": ["down", "rts"], "federation": {"weighting": "equal"}})
+    assert Contract.of(study, CONTRACT).largest_weight == 1

@@ -207,3 +207,11 @@ def test_what_was_refused_was_not_computed_and_not_remembered(tmp_path: Path) ->
         guarded(Policy(), memory=memory).answer(request())
     assert guarded(ALLOWS, memory=memory).answer(request()).ticket == ticket(), "the same ticket, once it is allowed"
     memory.close()
+
+
+def test_a_hospital_with_a_policy_must_keep_books_of_a_private_study() -> None:
+    private = STUDY.replace({"privacy": {"unit": "patient", "epsilon": 8}, "loss": {"metric": "pull"}})
+    gate = Gate(ALLOWS.model_copy(update={"epsilon": 8.0}), private.study_id, bytes(range(16)))
+    with pytest.raises(ValueError, match="keeps books"):
+        Site("hospital-1", private, SmallLearner(), TRAINED, TRIED, gate)
+    assert Site("hospital-1", private, SmallLearner(), TRAINED, TRIED, gate, charge=lambda ticket, cost: None)
