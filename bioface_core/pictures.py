@@ -9,6 +9,7 @@ Legend: C channels, H W pixels.
 from __future__ import annotations
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +40,11 @@ class PictureError(Exception):
         self.reason, self.detail = reason, detail
 
 
-def read_picture(path: Path, longest_px: int = LONGEST_PX) -> Tensor:
+def read_picture(file: Path | bytes, longest_px: int = LONGEST_PX) -> Tensor:
     """The pixels of an image file: the first frame, turned as its EXIF says, transparent parts white.
 
     Args:
-        path: JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or whatever else Pillow reads.
+        file: where it is, or what is in it: JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or whatever else Pillow reads.
         longest_px: larger pictures are scaled down so that their longer side has so many pixels.
 
     Returns:
@@ -56,10 +57,10 @@ def read_picture(path: Path, longest_px: int = LONGEST_PX) -> Tensor:
         warnings.simplefilter("ignore")  # of odd EXIF and the like: the pixels are what counts
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(path) as image:
+            with Image.open(file if isinstance(file, Path) else BytesIO(file)) as image:
                 return _pixels(image, longest_px)
         except UnidentifiedImageError as error:
-            raise _unidentified(path) from error
+            raise _unidentified(file) from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise PictureError(Reason.UNREADABLE, "more than 90 million pixels") from error
         except Exception as error:  # decoders of a dozen formats fail each in its own way
@@ -93,12 +94,16 @@ def _darkened(image: Image.Image) -> Image.Image:
     return Image.fromarray((grey_HW * (255 / max(float(grey_HW.max()), 1e-6))).round().astype(np.uint8))
 
 
-def _unidentified(path: Path) -> PictureError:
+def _unidentified(file: Path | bytes) -> PictureError:
     """What a file is that no decoder knows."""
-    with path.open("rb") as file:
-        start = file.read(12)
+    start, suffix = (file[:12], "") if isinstance(file, bytes) else (_start_of(file), file.suffix)
     if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
         return PictureError(Reason.UNSUPPORTED, "HEIC: export it as JPEG")
-    if path.suffix.lower() in _SUFFIXES:
+    if suffix.lower() in _SUFFIXES:
         return PictureError(Reason.UNREADABLE, "no decoder recognises its content")
-    return PictureError(Reason.NOT_AN_IMAGE, f"a {path.suffix or 'nameless'} file")
+    return PictureError(Reason.NOT_AN_IMAGE, f"a {suffix or 'nameless'} file")
+
+
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(12)

@@ -13,44 +13,20 @@ from PIL import Image
 
 from bioface_core import cli
 from bioface_core.calibration import Reliability, fit
-from bioface_core.checkpoint import RoundSummary, RunFolder, pack
-from bioface_core.config import find_study, read_study
 from bioface_core.errors import ConfigError, PhotoError
-from bioface_core.evaluate import Counts
 from bioface_core.expert import Expert, read_expert
 from bioface_core.gallery import Gallery
-from bioface_core.learner import Learner
 from bioface_core.predict import Answer, predict
 from bioface_core.quality import Reason
 from bioface_core.terms import findings
-from bioface_core.weights import random_base
 from client.predict import cases_of, predict_cases
 from simulation import phantom
-
-SYNDROMES = ("down", "williams", "noonan")
-SMALL = ("model.width=0.125", "model.embedding=16", "model.pool=global", "loss.identification=false", "loss.scale=16")
-
-
-def counted(patients: int, near: float = 0.0) -> Reliability:
-    """Everybody right, unsure at every temperature, and as near as said."""
-    reliability = Reliability.zeros()
-    reliability.confidence_TB2[:, 7, 1] = patients
-    reliability.nearness_B2[int((near + 1) * 40), 1] = patients
-    return reliability
+from tests.small_run import SYNDROMES, counted, write_small_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of an untrained network: it ranks, if not well."""
-    path = tmp_path_factory.mktemp("run")
-    study = read_study(find_study("smoke"), (*SMALL, f"syndromes=[{','.join(SYNDROMES)}]"))
-    learner = Learner(study, random_base(study.model, 0))
-    (path / "study.yaml").write_text(study.to_yaml())
-    zeros = Counts.zeros(3)
-    counts = Counts(zeros.confusion_KK, zeros.ranks_KK, counted(40, near=-1.0))
-    summary = RoundSummary(0, 1.0, None, (), {}, 0, 0, counts)
-    RunFolder(path).write_round(summary, pack({}, learner.weights(learner.start())))
-    return path
+    return write_small_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")

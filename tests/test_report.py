@@ -28,6 +28,7 @@ from bioface_core.evaluate import Counts, Difference, count, macro_top
 from bioface_core.report import embedding_map, svg
 from bioface_core.report.sureness import coverage_rows
 from bioface_core.report.words import headline
+from bioface_core.web import STYLE
 
 TEN = ("down", "williams", "noonan", "cdls", "kabuki", "angelman", "rts", "del22q11", "pws", "tcs")
 FOUR = TEN[:4]
@@ -419,7 +420,7 @@ def contrast(first: str, second: str) -> float:
 @pytest.mark.parametrize("theme", [0, 1])
 def test_colours_keep_their_contrast(theme: int) -> None:
     """WCAG AA: 4.5 for text, 3 for marks; in light and in dark."""
-    style = (Path(report.__file__).parent / "report.css").read_text(encoding="utf-8")
+    style = STYLE.read_text(encoding="utf-8")
     colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", style.split(":root {")[theme + 1]))
     texts = [
         (name, ground) for name in ("ink", "soft", "federated", "alone", "pooled") for ground in ("paper", "raised")

@@ -14,7 +14,7 @@ import typer
 
 from bioface_core import __version__
 from bioface_core.app_path import add_app_to_path
-from bioface_core.cli import gallery, hospital, lab, local, predict, process
+from bioface_core.cli import clinic, gallery, hospital, lab, local, predict, process
 from bioface_core.errors import BioFaceError, UserError
 
 
@@ -31,7 +31,16 @@ def _group(name: str, help_: str, hidden: bool = False) -> typer.Typer:
 
 
 app = _group("bioface", "Recognise genetic syndromes from facial photos together, without a photo leaving a hospital.")
-_COMMANDS = (local.simulate, local.prepare, local.pretrain, predict.predict, local.report, local.attack, local.bench)
+_COMMANDS = (
+    local.simulate,
+    local.prepare,
+    local.pretrain,
+    predict.predict,
+    clinic.clinic,
+    local.report,
+    local.attack,
+    local.bench,
+)
 for _command in _COMMANDS:
     app.command()(_command)
 _GROUPS: tuple[tuple[typer.Typer, tuple[Callable[..., None], ...]], ...] = (

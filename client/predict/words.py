@@ -12,7 +12,7 @@ from bioface_core.predict import Answer
 from bioface_core.report.words import NOT_KNOWN
 from client.predict.run import Result
 
-_NOT_A_DIAGNOSIS = "Trained on phantoms or on few patients; made for research. No answer here is a diagnosis."
+NOT_A_DIAGNOSIS = "Trained on phantoms or on few patients; made for research. No answer here is a diagnosis."
 
 
 def table(results: Sequence[Result], top: int) -> Table:
@@ -52,4 +52,4 @@ def describe(results: Sequence[Result], calibrated_on: int) -> str:
     photos = sum(len(result.case.photos) for result in results)
     spent = sum(result.seconds for result in results)
     basis = f"Probabilities calibrated on {calibrated_on:,} held-out patients" if calibrated_on else "Not calibrated"
-    return f"{basis}. {_NOT_A_DIAGNOSIS}\n{photos:,} photos, {spent / max(1, photos):.2f} s each."
+    return f"{basis}. {NOT_A_DIAGNOSIS}\n{photos:,} photos, {spent / max(1, photos):.2f} s each."
