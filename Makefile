@@ -40,13 +40,14 @@ wheel: $(READY) ## dist/bioface_federated-*.whl
 	$(BIN)/python -m build --wheel --no-isolation
 
 # One platform, the one that is tested; the first line of a lock names it. The tools have a lock of their own, so that a
-# hospital installs none of them. They come in by standard input because uv cannot resolve an extra by itself.
+# hospital installs none of them; it holds all extras. They come in by standard input because uv cannot resolve an extra
+# by itself.
 lock: $(READY) ## resolve both locks again, to the newest versions that the ranges allow
 	{ echo '# What runs: CPython 3.11 on Linux x86-64 with glibc 2.28 or later. Made by `make lock`, not by hand.'; \
 	  $(RESOLVE) pyproject.toml; } > .venv/runs.lock
 	{ echo '# Tools to work on it: CPython 3.11 on Linux x86-64 with glibc 2.28 or later. Made by `make lock`, not by hand.'; \
 	  $(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-	  print(*project["optional-dependencies"]["dev"], sep="\n")' | \
+	  print(*sum(project["optional-dependencies"].values(), []), sep="\n")' | \
 	  $(RESOLVE) --constraint .venv/runs.lock -; } > .venv/tools.lock
 	mv .venv/runs.lock requirements.lock
 	mv .venv/tools.lock requirements-dev.lock

@@ -7,7 +7,8 @@
     │   ├── WeightsError     files of model weights
     │   ├── RunError         run folders
     │   ├── HospitalError    a hospital's folder, keys, approvals or memory
-    │   └── LabError         a lab's folder, keys, roster or orders
+    │   ├── LabError         a lab's folder, keys, roster or orders
+    │   └── PassportError    an exported model, its seal or what it takes to make one
     ├── WireError        a message that breaks the contract: its sender is left out of the round
     │   └── SecureError      a step of secure aggregation that was not played by its rules
     └── RoundError       a round that cannot be completed: no valid reply, or too few
@@ -47,6 +48,10 @@ class HospitalError(UserError):
 
 class LabError(UserError):
     """A lab's folder cannot be used, or something in it: keys, roster, orders."""
+
+
+class PassportError(UserError):
+    """An exported model cannot be made, or is not what its passport says."""
 
 
 class WireError(BioFaceError):

@@ -198,10 +198,15 @@ def macro_top(counts: Counts, k: int) -> Rate:
     return _wilson(value, _effective_patients(pairs, value), sum(patients for _, patients in pairs))
 
 
+def rate(hits: int, patients: int) -> Rate:
+    """A share of patients."""
+    return _wilson(hits / patients if patients else math.nan, patients, patients)
+
+
 def sensitivity(counts: Counts) -> list[Rate]:
     """The share of each class's patients who are recognised at first rank, K rates in order."""
     hits, patients = counts.confusion_KK.diagonal().tolist(), counts.patients_K.tolist()
-    return [_wilson(hit / n if n else math.nan, n, n) for hit, n in zip(hits, patients, strict=True)]
+    return [rate(hit, n) for hit, n in zip(hits, patients, strict=True)]
 
 
 def mean_rate(rates: Sequence[Rate]) -> Rate:

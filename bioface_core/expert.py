@@ -8,20 +8,23 @@ Legend: N photos, C channels, H W pixels, D embedding, K syndromes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from bioface_core import loss
-from bioface_core.calibration import PEOPLE_ID, Calibration, Reliability, fit, nearness
+from bioface_core.calibration import PEOPLE_ID, Calibration, Point, Reliability, fit, nearness
 from bioface_core.checkpoint import RunFolder, read_study_of
-from bioface_core.config import Study
+from bioface_core.config import Study, read_study
 from bioface_core.embed import embed
 from bioface_core.errors import RunError
 from bioface_core.model import Recogniser, memory_format
+from bioface_core.passport.seal import CARD, MODEL, STUDY, is_sealed, verify
 
 
 @dataclass(frozen=True)
@@ -94,17 +97,34 @@ class Expert:
 
 
 def read_expert(path: Path, device: torch.device | str = "cpu") -> Expert:
-    """The model after the last complete round of a run.
+    """The model after the last complete round of a run, or a model that was exported.
 
     Args:
-        path: a run's folder.
+        path: a run's folder, or an exported one.
         device: where the network is to live.
 
     Raises:
         RunError: no run there, no complete round, or damaged.
+        PassportError: an exported model that is not what was sealed.
     """
+    return _exported(path, device) if is_sealed(path) else _trained(path, device)
+
+
+def _trained(path: Path, device: torch.device | str) -> Expert:
     study, run = read_study_of(path), RunFolder(path)
     last = run.last_round()
     if last < 0:
         raise RunError(f"{path} has no complete round yet: finish the run first")
     return Expert.of(study, run.read_model(last), run.read_summary(last).counts.reliability, device)
+
+
+def _exported(path: Path, device: torch.device | str) -> Expert:
+    """Whose files are exactly those that were sealed, so that they need no further checks."""
+    verify(path)
+    expert = Expert.of(read_study(path / STUDY), load_file(path / MODEL), device=device)
+    told = json.loads((path / CARD).read_text(encoding="utf-8"))["calibration"]
+    if told is None:
+        return expert
+    return replace(
+        expert, calibration=Calibration(**told | {"curve": tuple(Point(**point) for point in told["curve"])})
+    )

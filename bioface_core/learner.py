@@ -166,6 +166,11 @@ class Learner:
         counts = count(self._scores(patients_PD).cpu(), labels_P.cpu())
         return replace(counts, reliability=self._reliability(vector, embeddings_ND, photos))
 
+    def recognised(self, vector: Tensor, photos: PhotoSet) -> Tensor:
+        """Whether each patient's syndrome comes first, bool (P,), in the order of the patients' numbers."""
+        patients_PD, labels_P = per_patient(self.embed(vector, photos), photos.labels_N, photos.patients_N)
+        return self._scores(patients_PD).argmax(1) == labels_P
+
     def _reliability(self, vector: Tensor, embeddings_ND: Tensor, photos: PhotoSet) -> Reliability:
         first_P = first_photos(photos.patients_N)
         embeddings_PD, labels_P = embeddings_ND[first_P], photos.labels_N[first_P]

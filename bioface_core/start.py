@@ -35,12 +35,14 @@ class Start:
 
     @property
     def identities_sha256(self) -> str | None:
-        """Hash of the people's photos and labels, 64 hexadecimal digits; None without people."""
+        """Hash of the people's photos, labels and prototypes, 64 hexadecimal digits; None without people."""
         if self.identities is None:
             return None
         digest = hashlib.sha256(str(tuple(self.identities.photos_NCHW.shape)).encode())
         digest.update(self.identities.photos_NCHW.contiguous().numpy().tobytes())
         digest.update(self.identities.labels_N.contiguous().numpy().tobytes())
+        if self.base.identities_ID is not None:
+            digest.update(self.base.identities_ID.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
 

@@ -42,9 +42,9 @@ class Base:
 
     @property
     def sha256(self) -> str:
-        """Hash of names, shapes and values: 64 hexadecimal digits."""
+        """Hash of the trunk's names, shapes and values: 64 hexadecimal digits."""
         digest = hashlib.sha256()
-        for name, tensor in sorted(self._tensors().items()):
+        for name, tensor in sorted(self.trunk.items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()

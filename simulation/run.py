@@ -14,21 +14,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
-from safetensors.torch import save
 
 from bioface_core import __version__
 from bioface_core.checkpoint import RunFolder, open_run
 from bioface_core.config import Study, check_federable
-from bioface_core.evaluate import macro_top, per_patient
-from bioface_core.files import write_bytes, write_text
+from bioface_core.evaluate import macro_top
+from bioface_core.files import write_text
 from bioface_core.learner import use
-from bioface_core.photos import PhotoSet, concatenate, shuffled
-from bioface_core.seeding import generator
 from bioface_core.start import has_start, write_start
-from bioface_core.store import Store
 from bioface_core.weights import read_base
 from client.app import make_client_app
 from server.app import make_server_app
@@ -40,9 +35,8 @@ from simulation.hospitals import hospital_names, make_hospitals, resolve_syndrom
 from simulation.identities import lay_identities, with_roster
 from simulation.inline import run_inline
 from simulation.progress import Progress
+from simulation.record import record
 from simulation.stage1 import make_start
-
-_MAPPED_PHOTOS = 1500  # more only crowd the map of embeddings
 
 
 def simulate(study: Study, runs: Path, progress: Progress) -> Path:
@@ -67,7 +61,7 @@ def simulate(study: Study, runs: Path, progress: Progress) -> Path:
         comparing = study.simulation.compare
         with arms.comparison(folder.path, study, progress.bar("comparison")) if comparing else nullcontext():
             final = federate(folder, study, progress)
-        _record(folder.path, study, final)
+        record(folder.path, study, final)
         progress.say(f"{study.name}: {time.monotonic() - began:.0f} s")
         return folder.path
 
@@ -150,39 +144,6 @@ def _rounds_bar(study: Study, progress: Progress) -> Callable[[Event], None]:
             bar(event.summary.round, total, f"macro Top-1 {rate.value:.1%}")
 
     return on_event
-
-
-def _record(folder: Path, study: Study, final: RunState) -> None:
-    """What the report is computed from, beside the rounds."""
-    write_text(folder / "arms.json", json.dumps(arms.arm_results(folder, study)))
-    stores = [sites.open_store(folder, index) for index in range(len(hospital_names(study)))]
-    write_text(folder / "hospitals.json", json.dumps(_patients(study, stores)))
-    write_bytes(folder / "embeddings.safetensors", _embeddings(folder, stores, final))
-
-
-def _patients(study: Study, stores: list[Store]) -> list[dict[str, Any]]:
-    """How many patients of each syndrome each hospital has."""
-
-    def count(photos: PhotoSet) -> list[int]:
-        labels_P = per_patient(torch.zeros(len(photos), 1), photos.labels_N, photos.patients_N)[1]
-        return [int(number) for number in torch.bincount(labels_P, minlength=len(study.syndromes))]
-
-    return [
-        {"name": name, "train_patients_K": count(store.train()), "heldout_patients_K": count(store.heldout())}
-        for name, store in zip(hospital_names(study), stores, strict=True)
-    ]
-
-
-def _embeddings(folder: Path, stores: list[Store], final: RunState) -> bytes:
-    """Embeddings of held-out photos under the shared model, for the map."""
-    learner, device = sites.open_learner(folder)
-    sets = [store.heldout() for store in stores]
-    hospitals_N = torch.repeat_interleave(torch.tensor([len(photos) for photos in sets]))
-    everyone = concatenate(sets)
-    chosen_M = next(shuffled(len(everyone), _MAPPED_PHOTOS, generator("map"))).sort().values
-    shown = everyone.take(chosen_M)
-    embeddings_MD = learner.embed(final.server.vector, shown.to(device)).cpu()
-    return save({"embeddings_ND": embeddings_MD, "labels_N": shown.labels_N, "hospitals_N": hospitals_N[chosen_M]})
 
 
 def _software() -> dict[str, str]:

@@ -93,6 +93,16 @@ def test_real_photos_in_shared_model_out(tmp_path: Path) -> None:
     assert final_model(folder)["model.prototypes"].shape == (4, 16)
 
 
+def test_a_study_starts_from_another_runs_base(tmp_path: Path) -> None:
+    """Stage 1's file, which holds prototypes of people: the study has people of its own, and prototypes of theirs."""
+    base = run(tiny(), tmp_path) / "base.safetensors"
+    other = tiny(name="second", model={"base": str(base)}, pretrain={"identities": 6})
+    folder = run(other, tmp_path)
+    assert (folder / "round-0002.json").exists()
+    assert load_file(folder / "base.safetensors")["identity.prototypes"].shape == (6, 16)
+    assert run(other, tmp_path) == folder  # finished, and known again
+
+
 def test_what_cannot_be_simulated_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="model.norm is batch"):
         run(tiny(model={"norm": "batch"}), tmp_path)

@@ -14,7 +14,7 @@ import typer
 
 from bioface_core import __version__
 from bioface_core.app_path import add_app_to_path
-from bioface_core.cli import clinic, gallery, hospital, lab, local, predict, process
+from bioface_core.cli import clinic, gallery, hospital, lab, local, passport, predict, process
 from bioface_core.errors import BioFaceError, UserError
 
 
@@ -39,6 +39,8 @@ _COMMANDS = (
     clinic.clinic,
     local.report,
     local.attack,
+    passport.export,
+    passport.verify,
     local.bench,
 )
 for _command in _COMMANDS:

@@ -18,6 +18,7 @@ from bioface_core.checkpoint import read_study_of
 from bioface_core.config import Study
 from bioface_core.errors import RunError
 from bioface_core.evaluate import Counts
+from bioface_core.groups import GROUPS, Group
 from bioface_core.report.attacks import ATTACKS, Attacks
 
 _Content = TypeVar("_Content")
@@ -92,6 +93,7 @@ class RunFiles:
         embeddings: None before the end, and in a deployment.
         software: name to version, where the run wrote them down (``software.json``).
         attacks: what `bioface attack` found; None where nobody tried.
+        groups: held-out patients by age, sex and ancestry (``groups.json``); simulations only.
     """
 
     study: Study
@@ -101,6 +103,7 @@ class RunFiles:
     embeddings: Embeddings | None
     software: dict[str, str]
     attacks: Attacks | None
+    groups: tuple[Group, ...]
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -122,6 +125,7 @@ def read_run(folder: Path) -> RunFiles:
         _read_embeddings(folder / "embeddings.safetensors"),
         _read_optional(folder / "software.json", dict[str, str], {}),
         _read_json(folder / ATTACKS, Attacks) if (folder / ATTACKS).exists() else None,
+        _read_optional(folder / GROUPS, tuple[Group, ...], ()),
     )
     _check_rounds(run, folder)
     _check_classes(run, folder)
