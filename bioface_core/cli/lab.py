@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bioface_core.cli.terminal import AsJson, Overrides, show, study_of
+from bioface_core.cli.web import Open, Port, serve_page
 
 if TYPE_CHECKING:
     from bioface_core.config import Study
@@ -122,6 +123,18 @@ def status(lab: LabOption = _LAB, as_json: AsJson = False) -> None:
     show(found.to_json() if as_json else found.table(), as_json)
 
 
+def dashboard(
+    run: Annotated[Path, typer.Argument(help="A run folder: of a lab, or of a simulation; going on or finished.")],
+    port: Port = 0,
+    in_browser: Open = False,
+) -> None:
+    """Serve a live page of a run to this machine: rounds, hospitals, curves, budget, journal. Only reads."""
+    from server.dashboard import Watch, dashboard_app
+
+    watch = Watch(run)
+    serve_page(lambda token: dashboard_app(watch, token), port, in_browser)
+
+
 def stop(lab: LabOption = _LAB) -> None:
     """Stop the study that runs; `bioface lab run` goes on with it."""
     from server.follow import wait_for
@@ -166,4 +179,4 @@ def _start(study: Study) -> Start:
         )
 
 
-COMMANDS = (init, invite, revoke, renew, serve, run, status, stop, rehearse)
+COMMANDS = (init, invite, revoke, renew, serve, run, status, dashboard, stop, rehearse)

@@ -37,12 +37,12 @@ from bioface_core.passport.card import Card, card_of
 from bioface_core.passport.graph import write_graph
 from bioface_core.passport.seal import CARD, GRAPH, MODEL, STUDY, Sealed, is_sealed, seal
 from bioface_core.report import words
+from bioface_core.report.page import REPORT_STYLE
 from bioface_core.report.run_folder import read_run
 from bioface_core.report.sureness import coverage_rows, sureness
 from bioface_core.web import STYLE
 
 _HERE = Path(__file__).parent
-_STYLES = (STYLE, _HERE.parent / "report" / "report.css")
 _PAGE, _RANK = "card.html", "rank.py"
 _BUILT_IN = ("pretrain", "scratch", "phantoms")
 
@@ -127,5 +127,5 @@ def page(card: Card) -> str:
         factors=list(dict.fromkeys(one.factor for one in card.groups)),
         known=words.NOT_KNOWN,
         smallest=SMALLEST,
-        style=Markup("".join(file.read_text(encoding="utf-8") for file in _STYLES)),
+        style=Markup("".join(file.read_text(encoding="utf-8") for file in (STYLE, REPORT_STYLE))),
     )

@@ -24,7 +24,7 @@ from bioface_core.report.sureness import coverage_rows, sureness
 from bioface_core.web import STYLE
 
 _HARDEST_SHOWN = 12
-_OWN_STYLE = Path(__file__).parent / "report.css"
+REPORT_STYLE = Path(__file__).parent / "report.css"  # what a report has beside the house style
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def render(report: Report, embeddings: Embeddings | None) -> str:
     template = environment.get_template("report.html.j2")
     return template.render(
         report=report,
-        style=Markup("".join(file.read_text(encoding="utf-8") for file in (STYLE, _OWN_STYLE))),
+        style=Markup("".join(file.read_text(encoding="utf-8") for file in (STYLE, REPORT_STYLE))),
         curves=[rate_curve(report, 1), rate_curve(report, 3), loss_curve(report)],
         in_a_table=len(report.syndromes) <= matrix.MOST_CLASSES_IN_A_TABLE,
         confusion=matrix.confusion_rows(report.confusion),
