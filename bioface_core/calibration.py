@@ -22,7 +22,9 @@ likelihood in place of the whole one is ours: it needs nothing but counts.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +33,8 @@ from bioface_core.loss import cosines
 from bioface_core.photos import PhotoSet, first_photos
 from bioface_core.sections import Loss
 
-TEMPERATURES, BINS, NEARNESS_BINS = 21, 20, 80
+TEMPERATURES, BINS, NEARNESS_BINS = 21, 20, 160
+FARTHEST = 2.0  # nearness is a difference of two cosines
 PEOPLE = 64  # more say no more
 PEOPLE_ID = "people"  # the name of their embeddings among the tensors of a model
 ACCEPTED = 0.95  # of patients who have one of the syndromes, so many are to be answered
@@ -45,7 +48,7 @@ class Reliability:
 
     Attributes:
         confidence_TB2: int64 [temperature, bin of the first syndrome's probability, wrong or right].
-        nearness_B2: int64 [bin of the nearness from -1 to 1, wrong or right].
+        nearness_B2: int64 [bin of the nearness from -2 to 2, wrong or right].
     """
 
     confidence_TB2: Tensor
@@ -113,6 +116,7 @@ class Calibration:
         nearness: below, no syndrome is recognised.
         patients: on which both rest; 0 means that nothing was fitted.
         ece: expected calibration error on these patients, 0 to 1.
+        ece_by_chance: what a model that is calibrated to the point would show on so few patients.
         curve: risk and coverage, from answering everybody to answering nobody.
     """
 
@@ -120,7 +124,14 @@ class Calibration:
     nearness: float
     patients: int
     ece: float
+    ece_by_chance: float
     curve: tuple[Point, ...]
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Calibration:
+        """What ``dataclasses.asdict`` gave, from JSON; null is no number."""
+        named: dict[str, Any] = {name: math.nan if value is None else value for name, value in content.items()}
+        return Calibration(**named | {"curve": tuple(Point(**point) for point in content["curve"])})
 
     def probabilities(self, scores_PK: Tensor) -> Tensor:
         """How likely each syndrome is, if it is one of them; rows sum to 1."""
@@ -145,7 +156,9 @@ def count_reliability(scores_PK: Tensor, labels_P: Tensor, nearness_P: Tensor, l
     tables = [
         _histogram((finite_PK / temperature).softmax(1).amax(1), right_P, BINS) for temperature in temperatures(loss)
     ]
-    return Reliability(torch.stack(tables), _histogram((nearness_P.nan_to_num() + 1) / 2, right_P, NEARNESS_BINS))
+    return Reliability(
+        torch.stack(tables), _histogram(nearness_P.nan_to_num() / (2 * FARTHEST) + 0.5, right_P, NEARNESS_BINS)
+    )
 
 
 def temperatures(loss: Loss) -> list[float]:
@@ -155,7 +168,7 @@ def temperatures(loss: Loss) -> list[float]:
 
 
 def nearness(embeddings_PD: Tensor, prototypes_KD: Tensor, people_ID: Tensor | None) -> Tensor:
-    """How much nearer patients are to a syndrome than to healthy people, (P,), about -1 to 1.
+    """How much nearer patients are to a syndrome than to healthy people, (P,), -2 to 2.
 
     Args:
         embeddings_PD: unit embeddings.
@@ -181,12 +194,17 @@ def fit(reliability: Reliability, loss: Loss) -> Calibration:
     """
     grid = temperatures(loss)
     if not reliability.patients:
-        return Calibration(1.0 if loss.mode == "ce" else 1 / loss.scale, -1.0, 0, math.nan, ())
+        return Calibration(1.0 if loss.mode == "ce" else 1 / loss.scale, -FARTHEST, 0, math.nan, math.nan, ())
     likely = [_log_likelihood(table_B2) for table_B2 in reliability.confidence_TB2]
     best = max(range(TEMPERATURES), key=lambda number: likely[number])
     table_B2 = reliability.confidence_TB2[best]
     return Calibration(
-        grid[best], _quantile(reliability.nearness_B2), reliability.patients, ece(table_B2), curve(table_B2)
+        grid[best],
+        _quantile(reliability.nearness_B2),
+        reliability.patients,
+        ece(table_B2),
+        ece_by_chance(table_B2),
+        curve(table_B2),
     )
 
 
@@ -194,6 +212,16 @@ def ece(table_B2: Tensor) -> float:
     """Expected calibration error, 0 to 1: how far claim and truth lie apart, over bins, by patients."""
     right_B, all_B = table_B2[:, 1].double(), table_B2.sum(1).double()
     return float((right_B - all_B * _middles(len(table_B2))).abs().sum() / all_B.sum())
+
+
+def ece_by_chance(table_B2: Tensor) -> float:
+    """The ECE to be expected if every claim were true: chance alone moves each bin by its own spread.
+
+    The mean distance of a binomial count from its mean, by the normal approximation.
+    """
+    all_B, claimed_B = table_B2.sum(1).double(), _middles(len(table_B2))
+    spread_B = (all_B * claimed_B * (1 - claimed_B)).sqrt()
+    return float(math.sqrt(2 / math.pi) * spread_B.sum() / all_B.sum())
 
 
 def curve(table_B2: Tensor) -> tuple[Point, ...]:
@@ -233,7 +261,7 @@ def _quantile(nearness_B2: Tensor) -> float:
     """The lower edge of the bin below which no more than the rest of ``ACCEPTED`` lie."""
     below_B = nearness_B2.sum(1).cumsum(0)
     turned_away = int((below_B <= (1 - ACCEPTED) * below_B[-1]).sum())
-    return 2 * turned_away / len(nearness_B2) - 1
+    return FARTHEST * (2 * turned_away / len(nearness_B2) - 1)
 
 
 def _middles(bins: int) -> Tensor:

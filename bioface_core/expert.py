@@ -18,13 +18,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bioface_core import loss
-from bioface_core.calibration import PEOPLE_ID, Calibration, Point, Reliability, fit, nearness
+from bioface_core.calibration import PEOPLE_ID, Calibration, Reliability, fit, nearness
 from bioface_core.checkpoint import RunFolder, read_study_of
 from bioface_core.config import Study, read_study
 from bioface_core.embed import embed
 from bioface_core.errors import RunError
 from bioface_core.model import Recogniser, memory_format
 from bioface_core.passport.seal import CARD, MODEL, STUDY, is_sealed, verify
+from bioface_core.personal import is_personal, read_personal
 
 
 @dataclass(frozen=True)
@@ -97,16 +98,19 @@ class Expert:
 
 
 def read_expert(path: Path, device: torch.device | str = "cpu") -> Expert:
-    """The model after the last complete round of a run, or a model that was exported.
+    """The model after the last complete round of a run, or one that was exported, or made a hospital's own.
 
     Args:
-        path: a run's folder, or an exported one.
+        path: a run's folder, an exported one, or a personal one.
         device: where the network is to live.
 
     Raises:
         RunError: no run there, no complete round, or damaged.
-        PassportError: an exported model that is not what was sealed.
+        PassportError: an exported model that is not what was sealed, or a personal one that is damaged.
     """
+    if is_personal(path):
+        study, weights, calibration = read_personal(path)
+        return replace(Expert.of(study, weights, device=device), calibration=calibration)
     return _exported(path, device) if is_sealed(path) else _trained(path, device)
 
 
@@ -123,8 +127,4 @@ def _exported(path: Path, device: torch.device | str) -> Expert:
     verify(path)
     expert = Expert.of(read_study(path / STUDY), load_file(path / MODEL), device=device)
     told = json.loads((path / CARD).read_text(encoding="utf-8"))["calibration"]
-    if told is None:
-        return expert
-    return replace(
-        expert, calibration=Calibration(**told | {"curve": tuple(Point(**point) for point in told["curve"])})
-    )
+    return expert if told is None else replace(expert, calibration=Calibration.from_json(told))

@@ -115,6 +115,17 @@ class Learner:
         """The vector before training, float32 CPU (n,): a function of the base and ``study.seed``."""
         return self._start.clone()
 
+    def vector_of(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """The vector of a trained model, float32 CPU (n,); what of it does not train here stays as it is there.
+
+        Args:
+            weights: as ``weights`` gives them, of the same network.
+        """
+        named = {name: tensor for name, tensor in weights.items() if name != PEOPLE_ID}
+        self._model.load_state_dict(named, strict=False)
+        self._people = None
+        return self._layout.flatten(self._model).cpu()
+
     def train(
         self,
         vector: Tensor,
@@ -165,6 +176,11 @@ class Learner:
         patients_PD, labels_P = per_patient(embeddings_ND, photos.labels_N, photos.patients_N)
         counts = count(self._scores(patients_PD).cpu(), labels_P.cpu())
         return replace(counts, reliability=self._reliability(vector, embeddings_ND, photos))
+
+    def scores(self, vector: Tensor, embeddings_ND: Tensor) -> Tensor:
+        """How near embeddings are to each syndrome, (N, K), as predictions rank by."""
+        self._layout.load(self._model, vector)
+        return self._scores(embeddings_ND)
 
     def recognised(self, vector: Tensor, photos: PhotoSet) -> Tensor:
         """Whether each patient's syndrome comes first, bool (P,), in the order of the patients' numbers."""
@@ -281,13 +297,17 @@ class Learner:
         return crosses and step % self.study.loss.identification_every == 0
 
     def _identification_loss(self, randomness: torch.Generator) -> Tensor:
-        """ArcFace over identities whose prototypes stay where stage 1 left them."""
+        """Tells public people apart, by prototypes that stay where stage 1 left them, and from every syndrome."""
         assert self._identities is not None and self._identities_ID is not None
         indices_B = torch.randint(len(self._identities), (self.study.train.batch,), generator=randomness)
         people = self._identities.take(indices_B.to(self._device))
         embeddings_BD = self._model(self._augmented(people.photos_NCHW, randomness))
-        cosines_BI = loss.cosines(embeddings_BD, self._identities_ID)
-        return loss.arcface(cosines_BI, people.labels_N, self.study.loss.scale, self.study.pretrain.margin)
+        settings, cosines_BI = self.study.loss, loss.cosines(embeddings_BD, self._identities_ID)
+        identified = loss.arcface(cosines_BI, people.labels_N, settings.scale, self.study.pretrain.margin)
+        if settings.healthy == "ignore":
+            return identified
+        cosines_BK = loss.cosines(embeddings_BD, self._model.prototypes)
+        return identified + settings.healthy_weight * loss.repel(cosines_BK, settings.scale)
 
     def _augmented(self, photos_NCHW: Tensor, randomness: torch.Generator | SecretRandom) -> Tensor:
         if not len(photos_NCHW):

@@ -3,14 +3,17 @@
     L_cls   ArcFace over syndromes, prototypes as weights
     L_met   pull to one's own prototype (or batch-hard triplet)
     L_id    ArcFace over identities of public or phantom people
-    joint   L_cls + lambda_met L_met;  cross-sum adds lambda_id L_id;  cross-alternate takes the two in turn
+    L_out   pushes the same people away from every syndrome: they have none
+    joint   L_cls + lambda_met L_met;  cross-sum adds lambda_id (L_id + lambda_out L_out);  cross-alternate takes the
+            two in turn
 
 The paper's abstract is all that is public of the original, so names and weights here are ours.
 
 Legend: N photos, K classes, D embedding.
 
 Source: Wang et al. 2022, IEEE Access 10:117084 (idea); Deng et al. 2019 eq. 3 (ArcFace); Hermans et al. 2017
-(batch-hard triplet).
+(batch-hard triplet); Hendrycks et al. 2019, "Deep anomaly detection with outlier exposure", and Liu et al. 2020,
+"Energy-based out-of-distribution detection" (L_out).
 """
 
 from __future__ import annotations
@@ -88,6 +91,21 @@ def arcface(
 def pull(cosines_NK: Tensor, labels_N: Tensor) -> Tensor:
     """Mean of one minus the cosine to one's own prototype: tightens a syndrome and couples no two patients."""
     return 1 - cosines_NK.gather(1, labels_N[:, None]).mean()
+
+
+def repel(cosines_NK: Tensor, scale: float) -> Tensor:
+    """Pushes people without a syndrome away from all K: mean of softplus(log of the sum of exp(s cosine)).
+
+    It is small only where every cosine lies well below 0; a person near one syndrome costs as much as one near many.
+
+    Args:
+        cosines_NK: to every prototype.
+        scale: s, the inverse temperature.
+
+    Returns:
+        A scalar.
+    """
+    return F.softplus((scale * cosines_NK).logsumexp(1)).mean()
 
 
 def batch_hard_triplet(embeddings_ND: Tensor, labels_N: Tensor, margin: float) -> Tensor:

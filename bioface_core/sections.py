@@ -74,6 +74,9 @@ class Loss(Section):
         absent: what the prototypes of syndromes a hospital has no patient of do in its loss: ``repel`` its patients
             and stay where they are, or take no part (``mask``). Either way they are left out of its update.
         identification: whether the identification stream of the cross modes runs.
+        healthy: what public people do to the prototypes of all syndromes: ``repel`` them, so that a healthy face is
+            near none, or nothing (``ignore``).
+        healthy_weight: lambda_out, of that beside telling people apart.
         identification_weight: lambda_id (``cross-sum``).
         identification_every: one identification step after so many syndrome steps (``cross-alternate``).
     """
@@ -87,8 +90,10 @@ class Loss(Section):
     triplet_margin: Positive = 0.2
     absent: Literal["repel", "mask"] = "repel"
     identification: bool = True
+    healthy: Literal["repel", "ignore"] = "repel"
+    healthy_weight: NotNegative = 1.0
     identification_weight: NotNegative = 0.5
-    identification_every: Count = 2
+    identification_every: Count = 1
 
     @property
     def identifies(self) -> bool:

@@ -52,7 +52,7 @@ def test_tables_equal_a_plain_loop() -> None:
             plain[number][min(BINS - 1, int(BINS / total))][right] += 1
     assert found.confidence_TB2.tolist() == plain
     assert found.patients == 60 and found.agrees
-    lowest = int((nearness_P < -1 + 2 / NEARNESS_BINS).sum())
+    lowest = int((nearness_P < -2 + 4 / NEARNESS_BINS).sum())
     assert int(found.nearness_B2[0].sum()) == lowest
 
 
@@ -147,7 +147,7 @@ def test_counts_carry_it_and_refuse_what_cannot_be() -> None:
     damaged = [1, *content["reliability"][1:]]
     with pytest.raises(ValueError, match="different temperatures"):
         Counts.from_json(content | {"reliability": damaged})
-    with pytest.raises(ValueError, match="no 1000 integers"):
+    with pytest.raises(ValueError, match="no 1160 integers"):
         Counts.from_json(content | {"reliability": damaged[:-1]})
     with pytest.raises(ValueError, match="negative"):
         Counts.from_json(content | {"reliability": [-1, *damaged[1:]]})

@@ -67,7 +67,7 @@ def test_result_depends_on_the_arguments_alone() -> None:
 
 
 def test_prototypes_of_absent_classes_stay() -> None:
-    student = learner(study())
+    student = learner(study(loss={"healthy": "ignore"}))
     only_two = stripes(12, 2)
     delta_KD = student.train(student.start(), only_two, 1, "hospital-1").delta[-3 * 16 :].view(3, 16)
     assert delta_KD[2].abs().max() == 0 and delta_KD[:2].abs().min(dim=1).values.max() > 0
@@ -78,6 +78,19 @@ def test_identification_changes_the_steps() -> None:
     photos = stripes(24, 3)
     deltas = [s.train(s.start(), photos, 1, "hospital-1").delta for s in (with_, without)]
     assert not torch.equal(*deltas)
+
+
+def test_public_people_are_pushed_away_from_syndromes() -> None:
+    """The same steps with and without: afterwards they are farther from every prototype."""
+    photos, nearest = stripes(24, 3), []
+    for healthy in ("repel", "ignore"):
+        student = learner(study(loss={"healthy": healthy, "healthy_weight": 5.0, "identification_every": 1}))
+        vector = student.start()
+        for round_ in range(1, 5):
+            vector = vector + student.train(vector, photos, 1, f"hospital-{round_}").delta
+        cosines_NK = student.scores(vector, student.embed(vector, stripes(8, 4, "identities")))
+        nearest.append(float(cosines_NK.amax(1).mean()))
+    assert nearest[0] < nearest[1] - 0.05
 
 
 def test_proximal_term_holds_back() -> None:

@@ -137,6 +137,14 @@ def test_gradient_of_every_mode(mode: str, metric: str) -> None:
     assert torch.autograd.gradcheck(value, (embeddings_ND.requires_grad_(), prototypes_KD.requires_grad_()))
 
 
+def test_repel_is_its_equation_and_its_gradient() -> None:
+    draw = torch.Generator().manual_seed(2)
+    cosines_NK = torch.rand(5, 3, dtype=torch.float64, generator=draw) * 2 - 1
+    expected = sum(math.log1p(sum(math.exp(8 * one) for one in row)) for row in cosines_NK.tolist()) / 5
+    assert float(loss.repel(cosines_NK, 8.0)) == pytest.approx(expected)
+    assert torch.autograd.gradcheck(lambda values_NK: loss.repel(values_NK, 8.0), cosines_NK.requires_grad_())
+
+
 def test_pull_is_one_minus_the_own_cosine() -> None:
     embeddings_ND, labels_N, prototypes_KD = faces(7)
     pairs = zip(embeddings_ND.tolist(), labels_N.tolist(), strict=True)

@@ -89,4 +89,25 @@ def audit(at: At = _HOSPITAL, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-COMMANDS = (init, review, approve, join, doctor, ledger, audit)
+def personalise(
+    model: Annotated[Path, typer.Argument(help="The shared model: an exported one, or the folder of a run.")],
+    out: Annotated[Path, typer.Option(help="The folder to make; it stays in this hospital.")],
+    at: At = _HOSPITAL,
+    store: Annotated[Path | None, typer.Option(help="Prepared photos, in place of the hospital's.")] = None,
+    start: Annotated[Path | None, typer.Option(help="What the study started from, in place of the kit's.")] = None,
+    part: Annotated[str, typer.Option(help="What is trained: head, last-stage or all.")] = "head",
+    epochs: Annotated[int, typer.Option(min=1, help="The most that are tried.")] = 10,
+    folds: Annotated[int, typer.Option(min=2, help="Into which the training patients are split.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Train the shared model on at this hospital, and compare the two on its held-out patients. Nothing leaves."""
+    from client.hospital import Hospital
+    from client.personal import Plan, describe, personalise_to
+
+    photos = store or Hospital.open(at).settings.store
+    begun = start or Hospital.open(at).approved().start
+    made = personalise_to(out, model, photos, begun, Plan(part, epochs, folds))
+    show(made.to_json() if as_json else describe(made, out), as_json)
+
+
+COMMANDS = (init, review, approve, join, doctor, ledger, audit, personalise)

@@ -36,6 +36,7 @@ from bioface_core.identity import make_identity, read_identity
 from bioface_core.passport.card import Card, card_of
 from bioface_core.passport.graph import write_graph
 from bioface_core.passport.seal import CARD, GRAPH, MODEL, STUDY, Sealed, is_sealed, seal
+from bioface_core.personal import is_personal
 from bioface_core.report import words
 from bioface_core.report.page import REPORT_STYLE
 from bioface_core.report.run_folder import read_run
@@ -79,6 +80,8 @@ def export(run_folder: Path, out: Path, key_file: Path, made: date | None = None
         raise PassportError(f"{out} is there already: choose a new folder")
     if is_sealed(run_folder):
         raise PassportError(f"{run_folder} is an exported model already: name the run it was made from")
+    if is_personal(run_folder):
+        raise PassportError(f"{run_folder} is a hospital's own model, which stays there: export the shared one")
     expert, run, rounds = read_expert(run_folder), read_run(run_folder), RunFolder(run_folder)
     key = read_identity(key_file, PassportError) if key_file.exists() else None
     software = {"bioface": __version__, "torch": version("torch")} | run.software

@@ -20,7 +20,8 @@ def sureness(calibration: Calibration) -> tuple[str, ...]:
     return (
         f"Counted on {plural(calibration.patients, 'held-out patient')}, one photo of each. Scores are divided by a "
         f"temperature of {calibration.temperature:.3g} to become probabilities; these are then off by "
-        f"{100 * calibration.ece:.1f} points on average (ECE, on the same patients; on others it is a little more).",
+        f"{100 * calibration.ece:.1f} points on average (ECE, on the same patients; on so many, chance alone gives "
+        f"{100 * calibration.ece_by_chance:.1f}).",
         f"No syndrome is recognised below a nearness of {calibration.nearness:.3g}, which {percent(ACCEPTED)} of these "
         "patients reach. That a face is near does not mean that the patient has any of the syndromes.",
     )

@@ -40,6 +40,7 @@ def _sureness(calibration: Calibration) -> str:
         return "This model is not calibrated: there are no probabilities, and nobody is told that none is recognised."
     return (
         f"Calibrated on {plural(calibration.patients, 'held-out patient')}: of answers given with 70 %, about 70 % are "
-        f"right; on average they are off by {100 * calibration.ece:.1f} points. Of these patients' first syndromes "
+        f"right. They are off by {100 * calibration.ece:.1f} points on average, of which chance on so few patients "
+        f"gives about {100 * calibration.ece_by_chance:.1f}. Of these patients' first syndromes "
         f"{percent(calibration.curve[0].risk)} were wrong."
     )
