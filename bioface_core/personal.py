@@ -52,7 +52,7 @@ def write_personal(
     Raises:
         PassportError: something is there, or nothing can be written.
     """
-    content = save(dict(weights))
+    content = save({name: tensor.contiguous() for name, tensor in weights.items()})
     told = {
         "model_sha256": hashlib.sha256(content).hexdigest(),
         "calibration": dataclasses.asdict(calibration),
