@@ -6,8 +6,8 @@ and one *nearness*, below which no syndrome is recognised (``Calibration``).
 
     confidence   the probability of the first syndrome, softmax(scores / temperature), in twenty bins, for each of 21
                  temperatures: so that the temperature can be chosen after the counting
-    nearness     the cosine to the nearest prototype, less the mean cosine to the nearer quarter of the model's public
-                 people, where it has some: a face that is as near to healthy people is no syndrome's
+    nearness     the cosine to the nearest prototype. Training pushes healthy people away from all of them
+                 (``loss.repel``), which is what makes it tell anything
 
 A probability says how likely the first syndrome is *if* the patient has one of the K. Whether they have any is what
 nearness is for, and it is much the weaker of the two answers.
@@ -30,13 +30,9 @@ import torch
 from torch import Tensor
 
 from bioface_core.loss import cosines
-from bioface_core.photos import PhotoSet, first_photos
 from bioface_core.sections import Loss
 
-TEMPERATURES, BINS, NEARNESS_BINS = 21, 20, 160
-FARTHEST = 2.0  # nearness is a difference of two cosines
-PEOPLE = 64  # more say no more
-PEOPLE_ID = "people"  # the name of their embeddings among the tensors of a model
+TEMPERATURES, BINS, NEARNESS_BINS = 21, 20, 80
 ACCEPTED = 0.95  # of patients who have one of the syndromes, so many are to be answered
 _FACTORS = [2 ** (2 - number / 4) for number in range(TEMPERATURES)]  # of the training's own temperature: 4 to 1/8
 _SMALLEST = 1e-3  # no bin is claimed to be surer than this
@@ -48,7 +44,7 @@ class Reliability:
 
     Attributes:
         confidence_TB2: int64 [temperature, bin of the first syndrome's probability, wrong or right].
-        nearness_B2: int64 [bin of the nearness from -2 to 2, wrong or right].
+        nearness_B2: int64 [bin of the nearness from -1 to 1, wrong or right].
     """
 
     confidence_TB2: Tensor
@@ -156,9 +152,7 @@ def count_reliability(scores_PK: Tensor, labels_P: Tensor, nearness_P: Tensor, l
     tables = [
         _histogram((finite_PK / temperature).softmax(1).amax(1), right_P, BINS) for temperature in temperatures(loss)
     ]
-    return Reliability(
-        torch.stack(tables), _histogram(nearness_P.nan_to_num() / (2 * FARTHEST) + 0.5, right_P, NEARNESS_BINS)
-    )
+    return Reliability(torch.stack(tables), _histogram((nearness_P.nan_to_num() + 1) / 2, right_P, NEARNESS_BINS))
 
 
 def temperatures(loss: Loss) -> list[float]:
@@ -167,24 +161,14 @@ def temperatures(loss: Loss) -> list[float]:
     return [own * factor for factor in _FACTORS]
 
 
-def nearness(embeddings_PD: Tensor, prototypes_KD: Tensor, people_ID: Tensor | None) -> Tensor:
-    """How much nearer patients are to a syndrome than to healthy people, (P,), -2 to 2.
+def nearness(embeddings_PD: Tensor, prototypes_KD: Tensor) -> Tensor:
+    """The cosine to the nearest syndrome, (P,), -1 to 1.
 
     Args:
         embeddings_PD: unit embeddings.
         prototypes_KD: of any length but zero.
-        people_ID: unit embeddings of ``reference_people``; None where the study has none, and nothing is taken off.
     """
-    nearest_P = cosines(embeddings_PD, prototypes_KD).amax(1)
-    if people_ID is None:
-        return nearest_P
-    nearer = max(1, len(people_ID) // 4)
-    return nearest_P - (embeddings_PD @ people_ID.T).topk(nearer, dim=1).values.mean(1)
-
-
-def reference_people(identities: PhotoSet) -> PhotoSet:
-    """The public people whom ``nearness`` compares with: the first photo of each of the first ``PEOPLE``."""
-    return identities.take(first_photos(identities.labels_N)[:PEOPLE])
+    return cosines(embeddings_PD, prototypes_KD).amax(1)
 
 
 def fit(reliability: Reliability, loss: Loss) -> Calibration:
@@ -194,7 +178,7 @@ def fit(reliability: Reliability, loss: Loss) -> Calibration:
     """
     grid = temperatures(loss)
     if not reliability.patients:
-        return Calibration(1.0 if loss.mode == "ce" else 1 / loss.scale, -FARTHEST, 0, math.nan, math.nan, ())
+        return Calibration(1.0 if loss.mode == "ce" else 1 / loss.scale, -1.0, 0, math.nan, math.nan, ())
     likely = [_log_likelihood(table_B2) for table_B2 in reliability.confidence_TB2]
     best = max(range(TEMPERATURES), key=lambda number: likely[number])
     table_B2 = reliability.confidence_TB2[best]
@@ -261,7 +245,7 @@ def _quantile(nearness_B2: Tensor) -> float:
     """The lower edge of the bin below which no more than the rest of ``ACCEPTED`` lie."""
     below_B = nearness_B2.sum(1).cumsum(0)
     turned_away = int((below_B <= (1 - ACCEPTED) * below_B[-1]).sum())
-    return FARTHEST * (2 * turned_away / len(nearness_B2) - 1)
+    return 2 * turned_away / len(nearness_B2) - 1
 
 
 def _middles(bins: int) -> Tensor:

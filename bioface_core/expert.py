@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bioface_core import loss
-from bioface_core.calibration import PEOPLE_ID, Calibration, Reliability, fit, nearness
+from bioface_core.calibration import Calibration, Reliability, fit, nearness
 from bioface_core.checkpoint import RunFolder, read_study_of
 from bioface_core.config import Study, read_study
 from bioface_core.embed import embed
@@ -35,13 +35,11 @@ class Expert:
     Attributes:
         study: what it was trained as.
         network: trunk and prototypes, on the device that asks it.
-        people_ID: embeddings of public people, by which it sees what is near; None where the study has none.
         calibration: how sure it may be.
     """
 
     study: Study
     network: Recogniser
-    people_ID: Tensor | None
     calibration: Calibration
 
     @staticmethod
@@ -59,15 +57,12 @@ class Expert:
             reliability: how sure and how right it was on held-out patients; None where nobody counted.
             device: where the network is to live.
         """
-        tensors = dict(weights)
-        people_ID = tensors.pop(PEOPLE_ID, None)
         network = Recogniser(study.model, len(study.syndromes))
-        network.load_state_dict(tensors, strict=False)
+        network.load_state_dict(dict(weights), strict=False)
         network.requires_grad_(False).eval()
         layout = memory_format(study.model, study.speed.channels_last)
         network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
-        people_ID = None if people_ID is None else people_ID.to(device)
-        return Expert(study, network, people_ID, fit(reliability or Reliability.zeros(), study.loss))
+        return Expert(study, network, fit(reliability or Reliability.zeros(), study.loss))
 
     @property
     def syndromes(self) -> tuple[str, ...]:
@@ -93,8 +88,8 @@ class Expert:
         return loss.scores(embeddings_ND, self.network.prototypes, self.study.loss)
 
     def nearness(self, embeddings_ND: Tensor) -> Tensor:
-        """How much nearer each embedding is to a syndrome than to healthy people, (N,)."""
-        return nearness(embeddings_ND, self.network.prototypes, self.people_ID)
+        """How near each embedding is to the nearest syndrome, (N,)."""
+        return nearness(embeddings_ND, self.network.prototypes)
 
 
 def read_expert(path: Path, device: torch.device | str = "cpu") -> Expert:

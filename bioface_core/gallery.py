@@ -280,7 +280,7 @@ def rank(expert: Expert, gallery: Gallery, embeddings_PD: Tensor) -> tuple[tuple
 def nearness(expert: Expert, gallery: Gallery, embeddings_PD: Tensor) -> Tensor:
     """As ``Expert.nearness``, (P,), with the gallery's syndromes among those that a face may be near to."""
     prototypes_SD = _all_prototypes(expert, gallery).to(embeddings_PD.device)
-    return nearness_to(embeddings_PD, prototypes_SD, expert.people_ID)
+    return nearness_to(embeddings_PD, prototypes_SD)
 
 
 def gallery_of(expert: Expert, gallery: Gallery) -> Gallery:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bioface_core import augment, loss, optimise
 from bioface_core.accounting import Plan
-from bioface_core.calibration import PEOPLE_ID, Reliability, count_reliability, nearness, reference_people
+from bioface_core.calibration import Reliability, count_reliability, nearness
 from bioface_core.clipping import LossOf
 from bioface_core.config import Study
 from bioface_core.embed import embed
@@ -98,7 +98,6 @@ class Learner:
         self._device = torch.device(device)
         self._identities = identities.to(device) if identities is not None and study.loss.identifies else None
         self._identities_ID = None if base.identities_ID is None else base.identities_ID.to(device)
-        self._people: tuple[Tensor, Tensor] | None = None  # for which vector, and their embeddings
         assert self._identities is None or self._identities_ID is not None, "identities without their prototypes"
 
     @property
@@ -121,9 +120,7 @@ class Learner:
         Args:
             weights: as ``weights`` gives them, of the same network.
         """
-        named = {name: tensor for name, tensor in weights.items() if name != PEOPLE_ID}
-        self._model.load_state_dict(named, strict=False)
-        self._people = None
+        self._model.load_state_dict(dict(weights), strict=False)
         return self._layout.flatten(self._model).cpu()
 
     def train(
@@ -190,16 +187,8 @@ class Learner:
     def _reliability(self, vector: Tensor, embeddings_ND: Tensor, photos: PhotoSet) -> Reliability:
         first_P = first_photos(photos.patients_N)
         embeddings_PD, labels_P = embeddings_ND[first_P], photos.labels_N[first_P]
-        nearness_P = nearness(embeddings_PD, self._model.prototypes.detach(), self._healthy_people(vector))
+        nearness_P = nearness(embeddings_PD, self._model.prototypes.detach())
         return count_reliability(self._scores(embeddings_PD), labels_P, nearness_P, self.study.loss)
-
-    def _healthy_people(self, vector: Tensor) -> Tensor | None:
-        """Embeddings of some public people, by which one sees what is near; None where the study has none."""
-        if self._identities is None:
-            return None
-        if self._people is None or not torch.equal(self._people[0], vector):
-            self._people = (vector.clone(), self.embed(vector, reference_people(self._identities)))
-        return self._people[1]
 
     def _scores(self, embeddings_ND: Tensor) -> Tensor:
         return loss.scores(embeddings_ND, self._model.prototypes.detach(), self.study.loss)
@@ -213,10 +202,9 @@ class Learner:
         return embed(self._model, photos.photos_NCHW, self._format)
 
     def weights(self, vector: Tensor) -> dict[str, Tensor]:
-        """The whole model with ``vector`` in it: named CPU tensors, frozen ones included, and its healthy people."""
-        people_ID = self._healthy_people(vector)
+        """The whole model with ``vector`` in it: named CPU tensors, frozen ones included."""
         self._layout.load(self._model, vector)
-        named = without_counters(self._model.state_dict()) | ({} if people_ID is None else {PEOPLE_ID: people_ID})
+        named = without_counters(self._model.state_dict())
         return {name: tensor.cpu() for name, tensor in named.items()}
 
     def _passes(

@@ -1,7 +1,7 @@
 """What is the answer for one patient? Ranked syndromes with honest probabilities, or one of two ways of saying no.
 
     photo not usable          nothing could be looked at; each photo has its reason
-    no syndrome recognised    the face is no nearer to the syndromes than healthy faces are
+    no syndrome recognised    the face is farther from every syndrome than nearly all patients are
     ranked                    the syndromes of model and gallery, each with the probability that it is the one, *if* it
                               is one of them; and, apart from that, the same after the clinician's terms
 
@@ -43,7 +43,7 @@ class Prediction:
         answer: its kind.
         ranking: likeliest first; empty where no photo was usable. It is there under ``UNKNOWN`` as well, for whoever
             wants to look, and is then no answer.
-        nearness: to the syndromes rather than to healthy people, about -1 to 1; None without a usable photo.
+        nearness: the cosine to the nearest syndrome, -1 to 1; None without a usable photo.
         threshold: the nearness below which no syndrome is recognised.
         photos: on how many usable photos it rests.
         refused: why others were not usable.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from bioface_core.calibration import FARTHEST, NEARNESS_BINS, Reliability
+from bioface_core.calibration import NEARNESS_BINS, Reliability
 from bioface_core.checkpoint import RoundSummary, RunFolder, pack
 from bioface_core.config import find_study, read_study
 from bioface_core.evaluate import Counts
@@ -21,7 +21,7 @@ def counted(patients: int, near: float = 0.0) -> Reliability:
     """Everybody right, unsure at every temperature, and as near as said."""
     reliability = Reliability.zeros()
     reliability.confidence_TB2[:, 7, 1] = patients
-    reliability.nearness_B2[int((near + FARTHEST) * NEARNESS_BINS / (2 * FARTHEST)), 1] = patients
+    reliability.nearness_B2[int((near + 1) * NEARNESS_BINS / 2), 1] = patients
     return reliability
 
 
@@ -36,7 +36,7 @@ def write_small_run(path: Path, reliability: Reliability | None = None) -> Path:
     learner = Learner(study, random_base(study.model, 0))
     (path / "study.yaml").write_text(study.to_yaml())
     nobody_KK = torch.zeros(3, 3, dtype=torch.int64)
-    counts = Counts(nobody_KK, nobody_KK, counted(40, near=-2.0) if reliability is None else reliability)
+    counts = Counts(nobody_KK, nobody_KK, counted(40, near=-1.0) if reliability is None else reliability)
     summary = RoundSummary(0, 1.0, None, (), {}, 0, 0, counts)
     RunFolder(path).write_round(summary, pack({}, learner.weights(learner.start())))
     return path

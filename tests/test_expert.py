@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,23 +61,11 @@ def test_a_run_without_a_round_is_one_clear_line(tmp_path: Path, learner: Learne
         read_expert(tmp_path)
 
 
-def test_the_healthy_people_travel_with_the_model() -> None:
-    study = read_study(find_study("smoke"), SMALL)
-    base = replace(random_base(study.model, 0), identities_ID=torch.eye(3, 16))
-    learner = Learner(study, base, photos(3))
-    people, weights = photos(5), learner.weights(learner.start())
-    told = learner.evaluate(learner.start(), people).reliability
-    expert = Expert.of(study, weights, told)
+def test_it_is_as_near_as_its_learner_counted(learner: Learner) -> None:
+    people, vector = photos(5), learner.start()
+    told = learner.evaluate(vector, people).reliability
+    expert = Expert.of(learner.study, learner.weights(vector), told)
     first_ND = expert.embed(people.photos_NCHW[::2])
-    assert expert.people_ID is not None and torch.equal(expert.people_ID, expert.embed(photos(3).photos_NCHW[::2]))
-    nearness_P = expert.nearness(first_ND)
-    counted = count_reliability(expert.scores(first_ND), people.labels_N[::2], nearness_P, study.loss)
+    scores_PK, nearness_P = expert.scores(first_ND), expert.nearness(first_ND)
+    counted = count_reliability(scores_PK, people.labels_N[::2], nearness_P, learner.study.loss)
     assert torch.equal(counted.cells, told.cells) and expert.calibration.patients == 5
-
-
-def test_a_vector_s_healthy_people_are_not_another_s() -> None:
-    study = read_study(find_study("smoke"), SMALL)
-    learner = Learner(study, replace(random_base(study.model, 0), identities_ID=torch.eye(3, 16)), photos(3))
-    vectors = learner.start(), learner.start() + 0.05
-    names = [learner.weights(vector)["people"] for vector in (*vectors, vectors[0])]
-    assert torch.equal(names[0], names[2]) and not torch.equal(names[0], names[1])

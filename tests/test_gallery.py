@@ -44,7 +44,7 @@ def calibrated(expert: Expert) -> Expert:
     """As if 40 patients had been counted."""
     reliability = Reliability.zeros()
     reliability.confidence_TB2[:, 7, 1] = 40
-    reliability.nearness_B2[100, 1] = 40
+    reliability.nearness_B2[60, 1] = 40
     return replace(expert, calibration=fit(reliability, expert.study.loss))
 
 

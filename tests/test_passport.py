@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record = json.loads((folder / "round-0000.json").read_text())
     ranks_KK = torch.zeros(3, 3, dtype=torch.int64)
     ranks_KK[:, 0], ranks_KK[:, 1] = PATIENTS.diagonal(), PATIENTS.sum(1) - PATIENTS.diagonal()
-    record["counts"] = Counts(PATIENTS, ranks_KK, counted(40, near=-2.0)).to_json()
+    record["counts"] = Counts(PATIENTS, ranks_KK, counted(40, near=-1.0)).to_json()
     (folder / "round-0000.json").write_text(json.dumps(record))
     groups = [Group("sex", "female", 12, 18), Group("sex", "male", 11, 17), Group("age", "adults", 3, 4)]
     (folder / GROUPS).write_text(json.dumps([dataclasses.asdict(one) for one in groups]))

@@ -154,7 +154,7 @@ def test_photos_of_a_patient_are_averaged_and_far_faces_are_not_recognised(run: 
     randomness = torch.Generator().manual_seed(0)
     faces_NCHW = torch.randint(256, (3, 3, 112, 112), dtype=torch.uint8, generator=randomness)
     near = float(found.nearness(found.embed(faces_NCHW)).min())
-    strict = Expert(found.study, found.network, None, fit(counted(20, near=min(1.0, near + 0.9)), found.study.loss))
+    strict = Expert(found.study, found.network, fit(counted(20, near=min(1.0, near + 0.9)), found.study.loss))
     patients_N, nothing = torch.tensor([0, 2, 2]), ((), (Reason.BLURRED,), ())
     first, second, third = predict(found, faces_NCHW, patients_N, nothing)
     assert (first.photos, second.photos, third.photos) == (1, 0, 2)
@@ -169,7 +169,7 @@ def test_photos_of_a_patient_are_averaged_and_far_faces_are_not_recognised(run: 
 
 def test_without_calibration_no_probability_is_claimed(run: Path) -> None:
     found = read_expert(run)
-    bare = Expert(found.study, found.network, None, fit(Reliability.zeros(), found.study.loss))
+    bare = Expert(found.study, found.network, fit(Reliability.zeros(), found.study.loss))
     (answer,) = predict(bare, torch.zeros(1, 3, 112, 112, dtype=torch.uint8), torch.tensor([0]), ((),))
     assert answer.answer is Answer.RANKED and {ranked.probability for ranked in answer.ranking} == {None}
 
@@ -177,7 +177,7 @@ def test_without_calibration_no_probability_is_claimed(run: Path) -> None:
 def test_a_syndrome_that_nobody_catalogued_keeps_its_key(run: Path) -> None:
     found = read_expert(run)
     study = found.study.model_copy(update={"syndromes": ("down", "own-01", "noonan")})
-    expert = Expert(study, found.network, None, found.calibration)
+    expert = Expert(study, found.network, found.calibration)
     (answer,) = predict(expert, torch.zeros(1, 3, 112, 112, dtype=torch.uint8), torch.tensor([0]), ((),))
     own = next(ranked for ranked in answer.ranking if ranked.key == "own-01")
     assert own.name == "own-01" and own.omim is own.orpha is None
@@ -208,6 +208,6 @@ def test_terms_move_a_ranking_of_their_own(run: Path) -> None:
 
 def test_terms_need_probabilities(run: Path) -> None:
     found = read_expert(run)
-    bare = Expert(found.study, found.network, None, fit(Reliability.zeros(), found.study.loss))
+    bare = Expert(found.study, found.network, fit(Reliability.zeros(), found.study.loss))
     with pytest.raises(ConfigError, match="not calibrated"):
         predict(bare, torch.zeros(0, 3, 112, 112), torch.zeros(0).long(), (), seen=findings(["Epicanthus"]))

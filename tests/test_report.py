@@ -473,7 +473,7 @@ def test_how_sure_the_model_may_be_is_told(run: Path) -> None:
     reliability = Reliability.zeros()
     reliability.confidence_TB2[:, 3] += torch.tensor([30, 10])
     reliability.confidence_TB2[:, 15] += torch.tensor([10, 50])
-    reliability.nearness_B2[90] += torch.tensor([40, 60])
+    reliability.nearness_B2[50] += torch.tensor([40, 60])
     content["counts"]["reliability"] = reliability.cells.tolist()
     path.write_text(json.dumps(content))
     made = report.write_report(run)

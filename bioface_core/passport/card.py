@@ -35,7 +35,7 @@ USES = (
 )
 NOT_USES = (
     "Diagnosis, or ruling a syndrome out: the model knows the syndromes of its list and no other.",
-    "Screening of healthy people: most healthy faces are given a ranking too.",
+    "Screening of healthy people: many healthy faces are given a ranking too.",
     "Faces of people who have not agreed, or whose guardians have not: to tell who they are or what they may have.",
 )
 NO_GROUPS = "Hospitals do not report by age, sex or ancestry: how the model does for each of them is not known."

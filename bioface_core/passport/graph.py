@@ -40,7 +40,7 @@ class Answer(nn.Module):
     def __init__(self, expert: Expert) -> None:
         super().__init__()
         self.network, self._loss = expert.network, expert.study.loss
-        self._temperature, self._people_ID = expert.calibration.temperature, expert.people_ID
+        self._temperature = expert.calibration.temperature
 
     def forward(self, faces_NCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Answers for one patient.
@@ -54,7 +54,7 @@ class Answer(nn.Module):
         upright_ND, mirrored_ND = (self.network(to_float(view)) for view in (faces_NCHW, mirror(faces_NCHW)))
         patient_1D = F.normalize(F.normalize(upright_ND + mirrored_ND).sum(0, keepdim=True))
         scores_1K = loss.scores(patient_1D, self.network.prototypes, self._loss)
-        near_1 = nearness(patient_1D, self.network.prototypes, self._people_ID)
+        near_1 = nearness(patient_1D, self.network.prototypes)
         return (scores_1K / self._temperature).softmax(1)[0], scores_1K[0], near_1[0], patient_1D[0]
 
 

@@ -160,7 +160,7 @@ function node(tag, properties = {}, ...children) {
   return made;
 }
 
-const percent = (share) => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`);
+const percent = (share) => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}\u00a0%`);
 
 function bar(share, kind) {
   const made = node("span", { className: `bar ${kind}` });

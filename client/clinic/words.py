@@ -26,7 +26,7 @@ def caveats(expert: Expert) -> tuple[str, ...]:
     return (
         NOT_A_DIAGNOSIS,
         "A probability says how likely a syndrome is if the patient has one of those listed. It does not say that the "
-        "patient has any: most healthy faces are given a ranking too.",
+        "patient has any: many healthy faces are given a ranking too.",
         _sureness(expert.calibration),
         "How well the model does on patients unlike those it learned from, by age, sex or ancestry, it cannot know.",
         "The heat map shows what this model reacts to. It is no proof that the region is affected.",
