@@ -32,7 +32,7 @@ HEAVY = {
     "facenet_pytorch": {"bioface_core/faces.py", "simulation/bench_predict.py"},
     "opacus": {"bioface_core/accounting.py", "bioface_core/privacy.py", "simulation/bench_dp.py"},
     "ray": {"simulation/flower.py"},
-    "sklearn": {"bioface_core/report/embedding_map.py"},
+    "sklearn": {"bioface_core/report/embedding_map.py", "client/personal/fit.py"},
     "torchvision": {"bioface_core/faces.py"},
 }
 # The centre computes; sockets are for the edges. `flwr` is not here: messages are made of its records.
