@@ -317,7 +317,7 @@ class Simulation(Section):
     engine: Literal["inline", "flower"] = "inline"
     hospitals: Annotated[int, Field(ge=2)] = 5
     stores: tuple[str, ...] = ()
-    patients_per_syndrome: Annotated[int, Field(ge=2)] = 60
+    patients_per_syndrome: Count = 60
     photos_per_patient: Count = 2
     heldout: Share = 0.33
     partition: Partition = Partition()

@@ -47,7 +47,7 @@ def comparison(folder: Path, study: Study, on_arm: Callable[[int, int], None]) -
     spawn = multiprocessing.get_context("spawn")
     stop = spawn.Event()
     workers = study.simulation.workers or os.cpu_count() or 1
-    with ProcessPoolExecutor(workers, spawn, initializer=_start_worker, initargs=(stop,)) as pool:
+    with ProcessPoolExecutor(workers, spawn, initializer=start_worker, initargs=(stop,)) as pool:
         futures = [pool.submit(run_arm, folder, name) for name in missing]
         try:
             yield
@@ -114,7 +114,7 @@ def train_alone(learner: Learner, photos: PhotoSet, stream: str) -> Tensor | Non
     return vector
 
 
-def _start_worker(stop: Event) -> None:
+def start_worker(stop: Event) -> None:
     """Remembers the stop sign, and ends this process when the one that started it is gone (even by kill -9)."""
     global _stop
     _stop = stop

@@ -54,10 +54,10 @@ def simulate(study: Study, runs: Path, progress: Progress) -> Path:
         ConfigError, PhotoError, WeightsError, RunError: something the user can mend.
         RoundError: a round found too few hospitals.
     """
-    study = _settled(study)
+    study = settled(study)
     with open_run(runs / study.name, study) as folder:
         began = time.monotonic()
-        _lay_out(folder.path, study, progress)
+        lay_out(folder.path, study, progress)
         comparing = study.simulation.compare
         with arms.comparison(folder.path, study, progress.bar("comparison")) if comparing else nullcontext():
             final = federate(folder, study, progress)
@@ -96,7 +96,7 @@ def _sums_taken(folder: RunFolder) -> int:
         return journal.aggregations()
 
 
-def _settled(study: Study) -> Study:
+def settled(study: Study) -> Study:
     """The study with its classes and, where the base is a file, the base's hash; refuses what cannot be simulated."""
     study = with_roster(resolve_syndromes(study))
     check_federable(study)
@@ -117,7 +117,7 @@ def _run_engine(study: Study, server_app: ServerApp, client_app: ClientApp) -> N
     return run_flower(server_app, client_app, hospitals, workers, study.speed.device)
 
 
-def _lay_out(folder: Path, study: Study, progress: Progress) -> None:
+def lay_out(folder: Path, study: Study, progress: Progress) -> None:
     """Hospitals and base, unless an earlier call left them."""
     write_text(folder / "software.json", json.dumps(_software()))
     if not sites.has_hospitals(folder, study):

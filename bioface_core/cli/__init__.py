@@ -35,6 +35,7 @@ _COMMANDS = (
     local.simulate,
     local.prepare,
     local.pretrain,
+    local.sweep,
     predict.predict,
     clinic.clinic,
     local.report,

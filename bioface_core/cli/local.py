@@ -64,6 +64,26 @@ def pretrain(
     show(outcome if as_json else lines, as_json)
 
 
+def sweep(
+    name: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep file, or the name of a shipped one.")],
+    overrides: Overrides = [],  # noqa: B006
+    out: Annotated[Path, typer.Option(help="Folder of the sweeps' folders.")] = Path("sweeps"),
+    seeds: Annotated[int | None, typer.Option(help="How many seeds, in place of the sweep's.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes of one thread; 0 is one for each processor.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """A study times a grid of overrides times seeds: a table, intervals, figures. Goes on where it stopped."""
+    from simulation.progress import Progress
+    from simulation.sweep import find_sweep, read_sweep, run_sweep, write_results
+
+    asked = read_sweep(find_sweep(name), tuple(overrides), seeds)
+    with Progress() as progress:
+        folder, rows = run_sweep(asked, out, workers, progress.bar("runs"))
+    text = write_results(folder, asked, rows)
+    show({"sweep": asked.name, "folder": str(folder), "rows": rows} if as_json else text, as_json)
+    print(f"table: {folder / 'table.csv'}", file=sys.stderr)
+
+
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo.")],
     as_json: AsJson = False,
