@@ -59,7 +59,7 @@ def run_job(folder: Path, job: Job) -> None:
         ConfigError, WeightsError: what is to be run cannot be.
         RoundError: a round found too few hospitals.
     """
-    shared, runs = folder / "shared", folder / "runs"
+    shared, runs = folder.parent / "shared", folder / "runs"
     study = settled(_based(job, shared))
     runs.mkdir(exist_ok=True)
     with open_run(runs / job.name, study) as run, Progress(quiet=True) as progress:

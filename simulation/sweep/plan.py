@@ -62,7 +62,8 @@ class Sweep(Section):
         name: names the folder of results.
         study: a study file, or the name of one that is shipped.
         settings: overrides that hold for every run.
-        seeds: how many, from 0.
+        seeds: how many.
+        first_seed: settings are chosen on other seeds than those that are told.
         bases: how many times stage 1 is run for each network; seed s starts from number s modulo this. Null: each
             seed has its own.
         arms: who is trained: each hospital ``alone`` (their mean), ``federated``, ``pooled``; or nobody:
@@ -76,6 +77,7 @@ class Sweep(Section):
     study: str = "research"
     settings: tuple[str, ...] = ()
     seeds: Count = 10
+    first_seed: Annotated[int, Field(ge=0)] = 0
     bases: Count | None = None
     arms: Arms = ("federated",)
     judging: Judging = Judging()
@@ -132,7 +134,8 @@ def jobs_of(sweep: Sweep) -> list[Job]:
     Raises:
         ConfigError: an override is none, two levels are called alike, or a study cannot be federated.
     """
-    jobs = [_job(sweep, levels, overrides, seed) for seed in range(sweep.seeds) for levels, overrides in _cells(sweep)]
+    seeds = range(sweep.first_seed, sweep.first_seed + sweep.seeds)
+    jobs = [_job(sweep, levels, overrides, seed) for seed in seeds for levels, overrides in _cells(sweep)]
     names = [job.name for job in jobs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
