@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 from typing import Any, TypeVar
 
 import torch
@@ -64,8 +63,11 @@ def _ratios(name: str, model: Model, target: float, rounds: int) -> list[Ratio]:
     seconds = _timed_in_turn({arm: make_step(arm, model) for arm in dict.fromkeys(_arms(claims))}, rounds)
     memory = {arm: _in_fresh_process(_growth_mb, arm, model) for arm in ("all", _PLAIN)}
     return [
-        *(_ratio(f"{name}, {ours} / {other}", most, seconds[ours], seconds[other]) for ours, other, most in claims),
-        _ratio(f"{name}, all / {_PLAIN}, peak memory, MB", _MEMORY, [memory["all"]], [memory[_PLAIN]]),
+        *(
+            Ratio.of_pairs(f"{name}, {ours} / {other}", most, list(zip(seconds[ours], seconds[other], strict=True)))
+            for ours, other, most in claims
+        ),
+        Ratio.of_pairs(f"{name}, all / {_PLAIN}, peak memory, MB", _MEMORY, [(memory["all"], memory[_PLAIN])]),
     ]
 
 
@@ -187,8 +189,3 @@ def _resident_mb(field: str) -> float:
     """Memory of this process, now (VmRSS) or at most so far (VmHWM): Linux only."""
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)]
     return int(line.split()[1]) * 1024 / 1e6
-
-
-def _ratio(name: str, target: float, ours: list[float], other: list[float]) -> Ratio:
-    ratio = median(one / two for one, two in zip(ours, other, strict=True))
-    return Ratio(name, round(ratio, 4), target, round(median(ours), 4), round(median(other), 4))
