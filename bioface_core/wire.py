@@ -154,10 +154,10 @@ def norm(vector: Tensor) -> float:
 
 
 def is_clearly_within(vector: Tensor, bound: float) -> bool:
-    """Whether all is finite and the norm below the bound, at a third of what the norm costs; False if it is a near thing.
+    """Whether all is finite and the norm below the bound, at a third of the norm's cost; False where it is close.
 
-    Summed in float32: what rounding takes off a sum of n squares is less than n * 2**-24 of it, and what underflow does
-    less than n * 2**-126. Both are far less than the half that is kept to spare.
+    Summed in float32, a chunk of m squares at a time: rounding takes less than m * 2**-24 = 2**-6 off a sum, and
+    underflow less than n * 2**-126. Half of the bound's square is kept to spare for the one, the other is added.
     """
     squares = sum(float(torch.dot(part, part)) for part in vector.split(_CHUNK))
     return squares + len(vector) * 2.0**-126 < bound**2 / 2

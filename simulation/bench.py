@@ -25,6 +25,8 @@ BENCHMARKS = {
     "secure": "simulation.bench_secure:secure_ratios",
     "dp": "simulation.bench_dp:dp_ratios",
     "predict": "simulation.bench_predict:predict_ratios",
+    "aggregate": "simulation.bench_aggregate:aggregate_ratios",
+    "intake": "simulation.bench_intake:intake_ratios",
 }
 
 
@@ -36,9 +38,11 @@ def run_benchmark(name: str) -> dict[str, Any]:
             ``simulate``: the inline engine beside a plain loop.
             ``phantoms``: photos per second.
             ``deploy``: a deployed federation beside stock Flower's.
-            ``secure``: masked sums beside plain ones.
-            ``dp``: a private step beside a plain one and Opacus'.
+            ``secure``: masked sums beside plain ones and Flower's SecAgg+.
+            ``dp``: a private step beside a plain one and Opacus' three modes.
             ``predict``: answers beside facenet-pytorch's loop.
+            ``aggregate``: averaging updates beside Flower's FedAvg.
+            ``intake``: photos into a store beside facenet-pytorch's loop.
 
     Returns:
         ``benchmark``, ``threads`` and ``ratios``, a list of ``Ratio`` as dictionaries.

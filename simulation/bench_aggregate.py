@@ -2,7 +2,7 @@
 
 Both begin with the records of a reply as the transport hands them over, and end with the next shared model. Ours are
 read with every check on receipt, added to the exact sum, and dropped; then mean and step. Flower's are given to
-``FedAvg.aggregate_train`` all at once, which is how it takes them: one array for each tensor of the network, one weight.
+``FedAvg.aggregate_train`` all at once, which is how it takes them: one array for each tensor of the network.
 Making the replies is not timed.
 
 Extra memory is the peak of the process above what it held before the first reply came; the shared model and the
@@ -15,7 +15,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -108,14 +108,14 @@ def _pair(shapes: dict[str, tuple[int, ...]], count: int) -> tuple[Cost, Cost]:
 
 
 def _ratios(name: str, costs: list[tuple[Cost, Cost]]) -> list[Ratio]:
-    def ratio(what: str, target: float, value: Callable[[Cost], float], other: Callable[[Cost], float]) -> Ratio:
-        return Ratio.of_pairs(f"{name} / Flower's FedAvg, {what}", target, [(value(a), other(b)) for a, b in costs])
+    def ratio(what: str, target: float, pairs: list[tuple[float, float]]) -> Ratio:
+        return Ratio.of_pairs(f"{name} / Flower's FedAvg, {what}", target, pairs)
 
     return [
-        ratio("CPU time", _TIME, lambda cost: cost.cpu_s, lambda cost: cost.cpu_s),
-        ratio("wall time", _TIME, lambda cost: cost.wall_s, lambda cost: cost.wall_s),
-        ratio("extra memory, MB", _MEMORY, lambda cost: cost.extra_mb, lambda cost: cost.extra_mb),
-        ratio("extra memory, its replies not counted, MB", 1.0, lambda cost: cost.extra_mb, lambda cost: cost.beside_mb),
+        ratio("CPU time", _TIME, [(ours.cpu_s, other.cpu_s) for ours, other in costs]),
+        ratio("wall time", _TIME, [(ours.wall_s, other.wall_s) for ours, other in costs]),
+        ratio("extra memory, MB", _MEMORY, [(ours.extra_mb, other.extra_mb) for ours, other in costs]),
+        ratio("extra memory, its replies not counted, MB", 1.0, [(ours.extra_mb, o.beside_mb) for ours, o in costs]),
     ]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from bioface_core.cli.local import bench
 from simulation.bench import BENCHMARKS, run_benchmark
+from simulation.bench_aggregate import aggregate_ratios
 from simulation.ratio import Ratio
 
 
@@ -30,3 +31,12 @@ def test_the_help_and_the_docstring_name_every_benchmark_in_order() -> None:
 
 def test_a_ratio_is_the_median_of_pairs() -> None:
     assert Ratio.of_pairs("cost", 1.0, [(1, 2), (3, 4), (10, 100)]) == Ratio("cost", 0.5, 1.0, 3, 4)
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_average_measures_what_it_says() -> None:
+    ratios = aggregate_ratios(depths=(10,), updates=(2, 3), pairs=1, width=0.25)
+    assert len(ratios) == 2 * 4 + 1 and all(ratio.ours > 0 and ratio.other > 0 for ratio in ratios)
+    of_two = [ratio for ratio in ratios if ratio.name.startswith("2 updates")]
+    memory, beside = of_two[2], of_two[3]
+    assert memory.other > beside.other, "Flower's replies are counted"
