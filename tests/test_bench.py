@@ -12,6 +12,7 @@ import pytest
 from bioface_core.cli.local import bench
 from simulation.bench import BENCHMARKS, run_benchmark
 from simulation.bench_aggregate import aggregate_ratios
+from simulation.bench_intake import intake_ratios
 from simulation.ratio import Ratio
 
 
@@ -40,3 +41,9 @@ def test_the_benchmark_of_the_average_measures_what_it_says() -> None:
     of_two = [ratio for ratio in ratios if ratio.name.startswith("2 updates")]
     memory, beside = of_two[2], of_two[3]
     assert memory.other > beside.other, "Flower's replies are counted"
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_intake_measures_what_it_says() -> None:
+    [ratio] = intake_ratios(photos=6, pairs=1)
+    assert ratio.ours > 0 and ratio.other > 0
