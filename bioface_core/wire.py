@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from bioface_core.errors import WireError
 from bioface_core.evaluate import Counts, cells_of
@@ -171,7 +172,7 @@ def _read_update(record: RecordDict, header: dict[str, Any], ticket: Ticket, con
     demand(len(class_weights) == contract.classes, Code.WEIGHT, f"{len(class_weights)} classes")
     demand(all(type(value) is int and 0 <= value <= weight for value in class_weights), Code.WEIGHT, "of a class")
     demand(abs(loss) <= _LOSS_BOUND, Code.NOT_FINITE, "loss")
-    delta = torch.from_dlpack(_view_array(record, "float32", contract.size))  # not copied, and nobody writes to it
+    delta = from_dlpack(_view_array(record, "float32", contract.size))  # not copied, and nobody writes to it
     if not is_clearly_within(delta, contract.norm_bound):
         length = norm(delta)
         demand(math.isfinite(length), Code.NOT_FINITE, "delta")

@@ -1,9 +1,9 @@
 """What does it cost to take in photos? A folder into a store, beside facenet-pytorch's own loop over the same files.
 
-Ours is ``bioface prepare``: detection, quality gate, alignment, duplicates, the split by patient, a store on the disk and
-a report. The loop is what facenet-pytorch's guide shows: open, ``MTCNN(photo, save_path=...)``, which detects, crops and
-saves one face after the other; it checks nothing and leaves faces as they are turned. Photos are phantoms of 400 pixels
-in JPEG files. CPU seconds of one thread.
+Ours is ``bioface prepare``: detection, quality gate, alignment, duplicates, the split by patient, a store on the disk
+and a report. The loop is facenet-pytorch's guide's: open, ``MTCNN(photo, save_path=...)``, which detects, crops
+and saves one face after the other; it checks nothing and leaves faces as they are turned. Photos are phantoms of 400
+pixels in JPEG files. CPU seconds of one thread.
 """
 
 from __future__ import annotations
