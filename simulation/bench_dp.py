@@ -2,8 +2,9 @@
 
 A step is a batch's gradient and the optimiser's move. The private ones are as a hospital does them: the network with
 frozen norms, channels last, each patient's gradient cut, noise from the operating system. The plain one has the group
-norm of a network that is trained from scratch, and trains everything. Opacus' is that of its hooks: the same network
-with group norm, contiguous, for its gradients are wrong in channels last; and noise from torch, which is cheaper.
+norm of a network that is trained from scratch, and trains everything. Opacus' are those of its hooks, of functorch and
+of ghost clipping: the same network with group norm, contiguous, for its gradients are wrong in channels last; and noise
+from torch, which is cheaper. Batches are never empty here, for on an empty one functorch fails.
 
 Memory is what a fresh process grows by at most in its first step.
 """
@@ -13,11 +14,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
-from statistics import median
-from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -32,40 +28,45 @@ from bioface_core.photos import FACE_SIZE_PX
 from bioface_core.privacy import noisy_gradients
 from bioface_core.secret import SecretRandom
 from bioface_core.sections import Loss, Model, Privacy, Train
+from simulation.fresh import in_fresh_process, resident_mb
 from simulation.ratio import Ratio
 
-Result = TypeVar("Result")
 Step = Callable[[], None]
 _CLASSES, _MARGIN = 10, 0.3
 _BATCH = Privacy().batch
 _LOSS = Loss(mode="arcface")
 _PLAN = Plan(sampling_rate=0.5, noise_multiplier=1.0, steps=1, rounds=1, clip=1.0, delta=1e-5, expected=float(_BATCH))
-_PLAIN, _OPACUS = "plain", "Opacus"
+_PLAIN, _HOOKS, _FUNCTORCH, _GHOST = "plain", "Opacus' hooks", "Opacus' functorch", "Opacus' ghost clipping"
+_OPACUS = (_HOOKS, _FUNCTORCH, _GHOST)
 # A private step of a part / another: at most
-_CLAIMS = (("last-stage", _PLAIN, 0.5), ("se+bias", _PLAIN, 1.0), ("head", _PLAIN, 0.5), ("all", _OPACUS, 0.5))
-_MEMORY = 2.0
+_CLAIMS = (
+    ("last-stage", _PLAIN, 0.5),
+    ("se+bias", _PLAIN, 1.0),
+    ("head", _PLAIN, 0.5),
+    *(("all", mode, 0.5) for mode in _OPACUS),
+)
+_MEMORY, _MEMORY_OF_OPACUS = 2.0, 1.0
 
 
 def dp_ratios() -> list[Ratio]:
     """SE-IR-18 and the demo's network: CPU time of a step, and memory. Each in a process that has seen no other."""
     demo = read_study(find_study("demo")).model
     cases = (("SE-IR-18", Model(), 1.3, 3), ("demo's net", demo, 1.7, 15))
-    return [ratio for case in cases for ratio in _in_fresh_process(_ratios, *case)]
-
-
-def _in_fresh_process(work: Callable[..., Result], *arguments: Any) -> Result:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        return fresh.submit(work, *arguments).result()
+    return [ratio for case in cases for ratio in in_fresh_process(_ratios, *case)]
 
 
 def _ratios(name: str, model: Model, target: float, rounds: int) -> list[Ratio]:
     torch.set_num_threads(1)
     claims = [("all", _PLAIN, target), *_CLAIMS]
     seconds = _timed_in_turn({arm: make_step(arm, model) for arm in dict.fromkeys(_arms(claims))}, rounds)
-    memory = {arm: _in_fresh_process(_growth_mb, arm, model) for arm in ("all", _PLAIN)}
+    memory = {arm: in_fresh_process(_growth_mb, arm, model) for arm in ("all", _PLAIN, *_OPACUS)}
+    times = [(ours, other, most, list(zip(seconds[ours], seconds[other], strict=True))) for ours, other, most in claims]
     return [
-        *(_ratio(f"{name}, {ours} / {other}", most, seconds[ours], seconds[other]) for ours, other, most in claims),
-        _ratio(f"{name}, all / {_PLAIN}, peak memory, MB", _MEMORY, [memory["all"]], [memory[_PLAIN]]),
+        *(Ratio.of_pairs(f"{name}, {ours} / {other}", most, pairs) for ours, other, most, pairs in times),
+        *(
+            Ratio.of_pairs(f"{name}, all / {other}, peak memory, MB", most, [(memory["all"], memory[other])])
+            for other, most in ((_PLAIN, _MEMORY), *((mode, _MEMORY_OF_OPACUS) for mode in _OPACUS))
+        ),
     ]
 
 
@@ -88,13 +89,15 @@ def make_step(arm: str, model: Model) -> Step:
     """A step to be timed, with its network, batch and optimiser.
 
     Args:
-        arm: ``plain``, ``Opacus``, or what trains privately (``all``, ``last-stage``, ``se+bias``, ``head``).
+        arm: ``plain``, one of Opacus' modes, or what trains privately (``all``, ``last-stage``, ``se+bias``, ``head``).
         model: depth, width and so on; the norm is the arm's.
     """
     if arm == _PLAIN:
         return _plain(*_network(model, "group"))
-    if arm == _OPACUS:
-        return _opacus(*_network(model, "group"))
+    if arm == _GHOST:
+        return _ghost(*_network(model, "group"))
+    if arm in _OPACUS:
+        return _opacus(*_network(model, "group"), functorch=arm == _FUNCTORCH)
     return _private(*_network(model, "frozen", arm))
 
 
@@ -155,40 +158,60 @@ class _Cosines(nn.Module):
         return F.linear(embeddings_ND, F.normalize(self.weight))
 
 
-def _opacus(network: Recogniser, photos_NCHW: Tensor, labels_N: Tensor) -> Step:
-    """Opacus' hooks; it takes a loss that is a mean over patients."""
+def _opacus(network: Recogniser, photos_NCHW: Tensor, labels_N: Tensor, functorch: bool) -> Step:
+    """Opacus with every patient's gradient stored, of hooks or of functorch; it takes a loss that is a mean."""
     from opacus import GradSampleModule
     from opacus.optimizers import DPOptimizer
 
-    warnings.filterwarnings("ignore", message="Full backward hook is firing")  # its way to begin at the first layer
+    _quieten()
     whole = nn.Sequential(network.trunk, _Cosines(network.prototypes))
-    hooked = GradSampleModule(whole)
+    hooked = GradSampleModule(whole, force_functorch=functorch)
     inner = make_optimiser(whole.named_parameters(), Train(), 1e-3)
     optimiser = DPOptimizer(inner, noise_multiplier=1.0, max_grad_norm=_PLAN.clip, expected_batch_size=_BATCH)
 
     def step() -> None:
-        optimiser.zero_grad()
         loss.arcface(hooked(photos_NCHW), labels_N, _LOSS.scale, _MARGIN).backward()
         optimiser.step()
+        optimiser.zero_grad()  # drops every patient's gradient: two modes' would not fit into memory side by side
 
     return step
+
+
+def _ghost(network: Recogniser, photos_NCHW: Tensor, labels_N: Tensor) -> Step:
+    """Opacus without any patient's gradient: one backward pass for the norms, a second for the sum."""
+    from opacus.grad_sample import GradSampleModuleFastGradientClipping
+    from opacus.optimizers import DPOptimizerFastGradientClipping
+    from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
+
+    _quieten()
+    whole = nn.Sequential(network.trunk, _Cosines(network.prototypes))
+    hooked = GradSampleModuleFastGradientClipping(whole, max_grad_norm=_PLAN.clip)
+    inner = make_optimiser(whole.named_parameters(), Train(), 1e-3)
+    optimiser = DPOptimizerFastGradientClipping(
+        inner, noise_multiplier=1.0, max_grad_norm=_PLAN.clip, expected_batch_size=_BATCH
+    )
+
+    def step() -> None:
+        losses_N = torch.vmap(_arcface_of_one)(hooked(photos_NCHW), labels_N)
+        DPTensorFastGradientClipping(hooked, optimiser, losses_N).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return step
+
+
+def _arcface_of_one(cosines_K: Tensor, label: Tensor) -> Tensor:
+    return loss.arcface(cosines_K[None], label[None], _LOSS.scale, _MARGIN)
+
+
+def _quieten() -> None:
+    warnings.filterwarnings("ignore", message="Full backward hook is firing")  # its way to begin at the first layer
 
 
 def _growth_mb(arm: str, model: Model) -> float:
     """By how much this process grows at most in one step."""
     torch.set_num_threads(1)
     step = make_step(arm, model)
-    before = _resident_mb("VmRSS")
+    before = resident_mb("VmRSS")
     step()
-    return _resident_mb("VmHWM") - before
-
-
-def _resident_mb(field: str) -> float:
-    """Memory of this process, now (VmRSS) or at most so far (VmHWM): Linux only."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)]
-    return int(line.split()[1]) * 1024 / 1e6
-
-
-def _ratio(name: str, target: float, ours: list[float], other: list[float]) -> Ratio:
-    ratio = median(one / two for one, two in zip(ours, other, strict=True))
-    return Ratio(name, round(ratio, 4), target, round(median(ours), 4), round(median(other), 4))
+    return resident_mb("VmHWM") - before

@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -67,14 +66,14 @@ def _one(expert: Expert, rival: MTCNN, photos: list[Path]) -> Ratio:
             expert.network(face_1CHW)
 
     pairs = [(_seconds(_answer, expert, [path]), _seconds(detect_and_embed, path)) for path in photos[: 1 + _SINGLES]]
-    return _ratio("one photo, file to ranking / MTCNN and one forward pass", 1.3, pairs[1:])
+    return Ratio.of_pairs("one photo, file to ranking / MTCNN and one forward pass", 1.3, pairs[1:])
 
 
 def _folder(expert: Expert, rival: MTCNN, photos: list[Path]) -> Ratio:
     """All photos, beside detection, cropping and embedding one by one."""
     pairs = [(_seconds(_answer, expert, photos), _seconds(_loop, expert.network, rival, photos)) for _ in range(_PAIRS)]
     per_photo = [(ours / _PHOTOS, other / _PHOTOS) for ours, other in pairs]
-    return _ratio(f"each of {_PHOTOS} photos / facenet-pytorch's loop", 0.4, per_photo)
+    return Ratio.of_pairs(f"each of {_PHOTOS} photos / facenet-pytorch's loop", 0.4, per_photo)
 
 
 def _loop(network: nn.Module, rival: MTCNN, photos: list[Path]) -> None:
@@ -94,8 +93,3 @@ def _seconds(work: Callable[..., None], *arguments: Any) -> float:
     start = time.process_time()
     work(*arguments)
     return time.process_time() - start
-
-
-def _ratio(name: str, target: float, pairs: list[tuple[float, float]]) -> Ratio:
-    ours, other = (median(column) for column in zip(*pairs, strict=True))
-    return Ratio(name, round(median(one / two for one, two in pairs), 4), target, round(ours, 5), round(other, 5))

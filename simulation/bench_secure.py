@@ -7,15 +7,14 @@ it: a masked vector has as many bytes as a float32 one.
 Fed-BioMed's masks (LOM, pure Python) were measured once: 1.85 s for a million values and three peers. That is taken for
 all three together; were it each one's, theirs would be three times as many seconds. Every peer makes a mask for every
 other, so three make six masks and ten make ninety: seconds are scaled by masks and by length. LOM survives no drop-out.
+
+Flower's SecAgg+ is run beside ours: three, five and ten hospitals with a million values, the same drop-out, the same
+threshold, and for both all that hospitals and server compute from first key to last number (simulation/secagg_plus.py).
 """
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from statistics import median
 
 import numpy as np
@@ -29,6 +28,8 @@ from bioface_core.secret import SecretRandom
 from bioface_core.secure import Advert, Party, Sealed, Session, threshold_of
 from server.secure import unmask
 from simulation.ratio import Ratio
+from simulation.secagg_plus import RANGE, secagg_plus_sum
+from simulation.spent import SERVER, Spent
 
 _VALUES, _HOSPITALS, _REPEATS = 11_000_000, 10, 3
 _BOUND = 100.0
@@ -36,39 +37,37 @@ _MEMBER_S = 1.5  # promised, of each hospital
 _LOM_S_PER_MASK = 1.85 / (3 * 2)  # and million values
 _LOM_PART = 1 / 20  # promised
 _PLAIN_TIMES = 5.0  # promised for the whole, beside the same sum without masks
+_FEW_VALUES, _COHORTS, _SECAGG_PART = 1_000_000, (3, 5, 10), 0.5
 
-SERVER = ""
+
+def secure_ratios() -> list[Ratio]:
+    """The masked sum beside what was promised, other masks, no masks, and Flower's SecAgg+."""
+    torch.set_num_threads(1)
+    beside_secagg = [ratio for hospitals in _COHORTS for ratio in secagg_ratios(_FEW_VALUES, hospitals, _REPEATS)]
+    return [*mask_ratios(_VALUES, _HOSPITALS, _REPEATS), *beside_secagg]
 
 
-@dataclass
-class Spent:
-    """CPU seconds.
+def secagg_ratios(values: int, hospitals: int, repeats: int) -> list[Ratio]:
+    """Our masked sum beside Flower's SecAgg+.
 
-    Attributes:
-        seconds: by hospital, and of the ``SERVER``.
+    Args:
+        values: of each vector.
+        hospitals: 3 to 20; one of them drops out.
+        repeats: of both sums in turn; medians count.
     """
-
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    @contextmanager
-    def by(self, who: str) -> Iterator[None]:
-        """Whatever happens within is done by ``who``."""
-        start = time.process_time()
-        yield
-        self.seconds[who] += time.process_time() - start
-
-    @property
-    def whole(self) -> float:
-        """Of all together."""
-        return sum(self.seconds.values())
-
-    @property
-    def slowest(self) -> float:
-        """Of the hospital that needed most."""
-        return max(seconds for who, seconds in self.seconds.items() if who != SERVER)
+    vector_n, fixed = torch.randn(values).clamp_(-RANGE, RANGE), FixedPoint(_BOUND, hospitals)
+    threshold = threshold_of(0.5, hospitals)
+    runs = [(masked_sum(vector_n, fixed), secagg_plus_sum(vector_n, hospitals, threshold)) for _ in range(repeats)]
+    size = f"{hospitals} hospitals, {values / 1e6:g} M values"
+    slowest = [(ours.slowest, other.slowest) for ours, other in runs]
+    server = [(ours.seconds[SERVER], other.seconds[SERVER]) for ours, other in runs]
+    return [
+        Ratio.of_pairs(f"{size}: slowest hospital / in Flower's SecAgg+", _SECAGG_PART, slowest),
+        Ratio.of_pairs(f"{size}: server / in Flower's SecAgg+", _SECAGG_PART, server),
+    ]
 
 
-def secure_ratios(values: int = _VALUES, hospitals: int = _HOSPITALS, repeats: int = _REPEATS) -> list[Ratio]:
+def mask_ratios(values: int, hospitals: int, repeats: int) -> list[Ratio]:
     """The masked sum beside what was promised, beside Fed-BioMed's masks, and beside the same sum without masks.
 
     Args:
@@ -76,7 +75,6 @@ def secure_ratios(values: int = _VALUES, hospitals: int = _HOSPITALS, repeats: i
         hospitals: 3 to 20; one of them drops out.
         repeats: of both sums in turn; medians count.
     """
-    torch.set_num_threads(1)
     vector_n, fixed = torch.randn(values).clamp_(-_BOUND, _BOUND), FixedPoint(_BOUND, hospitals)
     runs = [(masked_sum(vector_n, fixed), plain_sum(vector_n, fixed)) for _ in range(repeats)]
     slowest, whole = median(masked.slowest for masked, _ in runs), median(masked.whole for masked, _ in runs)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -22,3 +28,16 @@ class Ratio:
     target: float
     ours: float
     other: float
+
+    @staticmethod
+    def of_pairs(name: str, target: float, pairs: Sequence[tuple[float, float]]) -> Ratio:
+        """Medians of (ours, other's), each pair measured in turn."""
+        ours, other = (median(column) for column in zip(*pairs, strict=True))
+        return Ratio(name, round(median(one / two for one, two in pairs), 4), target, round(ours, 5), round(other, 5))
+
+
+def timed(work: Callable[[], Result]) -> tuple[Result, tuple[float, float]]:
+    """A result with its wall and CPU seconds."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    return result, (time.perf_counter() - wall, time.process_time() - cpu)

@@ -29,7 +29,7 @@ COMMAND_LINE = "bioface_core/cli/"
 
 # Slow to import (seconds) or untyped: each stays in the modules named here.
 HEAVY = {
-    "facenet_pytorch": {"bioface_core/faces.py", "simulation/bench_predict.py"},
+    "facenet_pytorch": {"bioface_core/faces.py", "simulation/bench_intake.py", "simulation/bench_predict.py"},
     "opacus": {"bioface_core/accounting.py", "bioface_core/privacy.py", "simulation/bench_dp.py"},
     "ray": {"simulation/flower.py"},
     "sklearn": {"bioface_core/report/embedding_map.py", "client/personal/fit.py"},

@@ -29,7 +29,18 @@ from bioface_core.messages import (
     Ticket,
     Update,
 )
-from bioface_core.wire import fold, norm, pack_reply, pack_request, payload_bytes, unfold, unpack_reply, unpack_request
+from bioface_core.seeding import generator
+from bioface_core.wire import (
+    fold,
+    is_clearly_within,
+    norm,
+    pack_reply,
+    pack_request,
+    payload_bytes,
+    unfold,
+    unpack_reply,
+    unpack_request,
+)
 
 CONTRACT = Contract("a" * 64, "b" * 64, size=7, classes=3, rounds=5, norm_bound=10.0)
 TRAIN = Ticket(CONTRACT.study_id, "run", 2, 1, Phase.TRAIN)
@@ -286,3 +297,28 @@ def test_where_all_hospitals_count_the_same_nobody_counts_more() -> None:
             unpack_reply(pack_reply(replace(one, weight=weight)), equal, one.ticket)
     study = parse_study({"name": "s", "syndromes": ["down", "rts"], "federation": {"weighting": "equal"}})
     assert Contract.of(study, CONTRACT).largest_weight == 1
+
+
+@given(st.integers(0, 999), st.floats(-30, 15), st.sampled_from([0.5, 0.7, 0.72, 0.99, 1.0, 1.01, 2.0]))
+def test_what_is_clearly_within_is_within(seed: int, exponent: float, part: float) -> None:
+    bound = 10.0**exponent
+    vector = torch.randn(1000, generator=generator("within", seed))
+    vector = (vector * (part * bound / norm(vector))).float()
+    clearly = is_clearly_within(vector, bound)
+    assert not clearly or norm(vector) <= bound
+    assert clearly or part > 0.7 or bound < 1e-15
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38])
+def test_nothing_that_is_not_finite_is_clearly_within(value: float) -> None:
+    vector = torch.zeros(2**18 + 7)
+    vector[-1] = value
+    assert not is_clearly_within(vector, 1e9)
+
+
+def test_an_update_is_read_where_it_lies() -> None:
+    """A second copy of a large model would be all that a server of thirty hospitals has to spare."""
+    record = pack_reply(update())
+    read = unpack_reply(record, CONTRACT, update().ticket)
+    data = np.frombuffer(record.array_records["arrays"]["flat"].data, np.float32)
+    assert isinstance(read, Update) and read.delta.data_ptr() == data.ctypes.data

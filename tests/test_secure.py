@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR
+from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +24,7 @@ from bioface_core.secure.keys import pair_keys, self_key
 from bioface_core.secure.masks import _CHUNK, add_masks
 from bioface_core.secure.pieces import cut, rebuild_mask_key, rebuild_seed
 from server.secure import unmask
-from simulation.bench_secure import secure_ratios
+from simulation.bench_secure import mask_ratios, secagg_ratios
 from tests.circle import MODEL, OTHERS, SOME, STAYS, Circle, circle, flipped, session_of
 
 FEW = session_of(3)
@@ -245,7 +246,20 @@ class TestPieces:
 
 
 def test_the_benchmark_measures_what_it_says() -> None:
-    ratios = secure_ratios(values=1000, hospitals=4, repeats=1)
+    ratios = mask_ratios(values=1000, hospitals=4, repeats=1)
     assert [ratio.target for ratio in ratios] == [1.0, 0.05, 5.0]
     assert ratios[1].other == pytest.approx(1.85 / 6 * 4 * 3 * 1e-3, abs=1e-4)
     assert all(ratio.ours > 0 for ratio in ratios)
+
+
+@pytest.mark.parametrize("hospitals", [3, 4])
+def test_flowers_own_sum_stands_beside_ours(hospitals: int) -> None:
+    """Each of the two checks its own sum."""
+    slowest, server = secagg_ratios(values=1000, hospitals=hospitals, repeats=1)
+    assert min(slowest.ours, slowest.other, server.ours, server.other) > 0
+
+
+def test_flowers_masks_have_no_more_than_32_bits() -> None:
+    """What the page says beside the seconds: seeds whose parts fold to the same word give the same mask."""
+    first, folded = bytes(28) + b"mask", b"mask" + bytes(28)
+    assert np.array_equal(pseudo_rand_gen(first, 2**32, [(100,)])[0], pseudo_rand_gen(folded, 2**32, [(100,)])[0])

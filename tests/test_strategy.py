@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Literal
 
 import pytest
@@ -76,6 +77,28 @@ def test_the_order_of_arrival_changes_no_bit(hospitals: int, seed: int, dice: ra
     updates = [*random_updates(hospitals, seed), update(torch.ones(SIZE), 10)]
     shuffled = dice.sample(updates, len(updates))
     assert torch.equal(summed(updates).mean(), summed(shuffled).mean())
+
+
+def exact_mean(updates: list[Update], scale_bits: int) -> list[float]:
+    """Every product rounded to an integer by itself, halves to even, and all added up in Python's integers."""
+    network, mean = SIZE - CLASSES * EMBEDDING, []
+    for position in range(SIZE):
+        row = (position - network) // EMBEDDING
+        weights = [one.weight if position < network else int(one.class_weights_K[row]) for one in updates]
+        values = [Fraction(float(one.delta[position])) for one in updates]
+        total = sum(round(weight * value * 2**scale_bits) for weight, value in zip(weights, values, strict=True))
+        mean.append(float(torch.tensor(float(total) / (max(1, sum(weights)) * 2.0**scale_bits), dtype=torch.float32)))
+    return mean
+
+
+@given(st.integers(1, 5), st.integers(0, 999), st.sampled_from([1, 30, 511, 2**13, WEIGHT_BOUND]))
+def test_every_bit_is_that_of_integers_rounded_one_by_one(hospitals: int, seed: int, weight: int) -> None:
+    """Halves, which go to the even integer, and weights on both sides of what is rounded by adding."""
+    steps = torch.randint(-(2**20), 2**20, (hospitals, SIZE), generator=generator("halves", seed))
+    exponents = torch.randint(-35, 6, (hospitals, SIZE), generator=generator("exponents", seed))
+    updates = [update(delta, weight, (1, 0, 1)) for delta in torch.ldexp(steps.float() / 2**20, exponents)]
+    total = summed(updates)
+    assert total.mean().tolist() == exact_mean(updates, total.scale_bits)
 
 
 @pytest.mark.parametrize("hospitals", [1, 3, 20, 1000])

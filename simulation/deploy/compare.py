@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 
 from simulation.deploy.timings import OurTimings, run_ours
+from simulation.progress import Progress
 from simulation.ratio import Ratio
 from simulation.stock import StockTimings, run_stock
 
@@ -17,13 +18,10 @@ _ROUNDS = 5  # the first is not counted
 _FEW, _MANY = 2, 6  # hospitals, for the memory
 
 
-def deploy_ratios(say: Callable[[str], None]) -> list[Ratio]:
-    """Seconds per round, seconds per update, and the ServerApp's memory.
-
-    Args:
-        say: is told what is being measured; the whole takes several minutes.
-    """
-    return [*_rounds(say), _update(say), _memory(say)]
+def deploy_ratios() -> list[Ratio]:
+    """Seconds per round, seconds per update, and the ServerApp's memory. Takes several minutes and says where it is."""
+    with Progress() as progress:
+        return [*_rounds(progress.say), _update(progress.say), _memory(progress.say)]
 
 
 def _rounds(say: Callable[[str], None]) -> Iterator[Ratio]:
