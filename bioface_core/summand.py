@@ -7,8 +7,8 @@ all hospitals comes near it. What a sum says is checked, for integers that were 
 
 Where the study has updates travel in 16 bits, they are integers modulo 2**16. So few are not laid out for the longest
 update but for the largest value that the study names; a scale that follows the values, as where nothing is masked,
-would be each hospital's own, and could not be summed. Weights and loss need more: each is an integer of 32 bits, cut into
-three digits of 11 bits, whose sums stay below 2**16 as long as there are 32 hospitals or fewer, so no carry is lost.
+would be each hospital's own, and could not be summed. Weights and loss need more: each is an integer of 32 bits, cut
+into three digits of 11 bits, whose sums stay below 2**16 with 32 hospitals or fewer, so that no carry is lost.
 
 Legend: n values of the vector, K syndromes, D embedding, m integers.
 """
