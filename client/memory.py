@@ -195,8 +195,7 @@ def _recall(path: Path, question: dict[str, str], ticket: Ticket) -> Reply | Non
 def _pack(reply: Reply) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A reply's scalars and tensors, without its ticket."""
     if isinstance(reply, Evaluation):
-        counts = reply.counts
-        return {"hospital": reply.hospital}, {"confusion": counts.confusion_KK, "ranks": counts.ranks_KK}
+        return {"hospital": reply.hospital, "classes": reply.counts.classes}, {"cells": reply.counts.cells}
     scalars = {"hospital": reply.hospital, "schema": reply.schema, "weight": reply.weight, "loss": reply.loss}
     tensors = {"class_weights_K": reply.class_weights_K}
     if reply.coded is None:
@@ -212,4 +211,4 @@ def _unpack(ticket: Ticket, scalars: dict[str, Any], tensors: dict[str, Any]) ->
             coded = coded_from(tensors.pop("coded").numpy(), scalars.pop("size"), scalars.pop("bits"))
             tensors |= {"delta": coded.vector, "coded": coded}
         return Update(ticket=ticket, **scalars, **tensors)
-    return Evaluation(ticket, scalars["hospital"], Counts(tensors["confusion"], tensors["ranks"]))
+    return Evaluation(ticket, scalars["hospital"], Counts.from_cells(tensors["cells"], scalars["classes"]))

@@ -42,7 +42,8 @@ def run_benchmark(name: str) -> dict[str, Any]:
     Args:
         name: ``simulate`` (the inline engine beside a plain loop), ``phantoms`` (photos per second), ``deploy`` (a
             deployed federation beside stock Flower's), ``secure`` (masked sums beside plain ones), ``dp`` (a private
-            step beside a plain one and Opacus') or ``predict`` (answers beside facenet-pytorch's loop).
+            step beside a plain one and Opacus'), ``predict`` (answers beside facenet-pytorch's loop) or ``bytes``
+            (messages of few bits beside float32).
 
     Returns:
         ``benchmark``, ``threads`` and ``ratios``, a list of ``Ratio`` as dictionaries.
@@ -57,6 +58,7 @@ def run_benchmark(name: str) -> dict[str, Any]:
         "secure": _secure,
         "dp": _dp,
         "predict": _predict,
+        "bytes": _bytes,
     }
     if name not in benchmarks:
         raise ConfigError(f"{name} is no benchmark; known: {', '.join(benchmarks)}")
@@ -132,6 +134,13 @@ def _predict() -> list[Ratio]:
     from simulation.bench_predict import predict_ratios
 
     return predict_ratios()
+
+
+def _bytes() -> list[Ratio]:
+    """Loads what both ends of the wire need, which the others do not."""
+    from simulation.bench_bytes import bytes_ratios
+
+    return bytes_ratios()
 
 
 def _phantoms() -> list[Ratio]:

@@ -159,7 +159,7 @@ def test_what_a_hospital_remembers_is_what_it_sent(tmp_path: Path, bits: int) ->
     asked = Request(Ticket(study.study_id, "run", 2, 2, Phase.TRAIN), asked.schema, asked.vector)
     reply = pack_reply(update_of(site_at(tmp_path / "residuals", study, memory=again), asked))
     again.close()
-    assert reply["arrays"]["flat"].data == sent["arrays"]["flat"].data
+    assert reply.array_records["arrays"]["flat"].data == sent.array_records["arrays"]["flat"].data
 
 
 def test_a_site_of_few_bits_needs_a_place_for_what_is_left() -> None:
@@ -314,15 +314,17 @@ def test_a_masked_run_of_16_bits_ends_near_a_plain_one(tmp_path: Path) -> None:
 def test_the_sum_of_16_bits_is_exact(tmp_path: Path) -> None:
     """What the hospitals' integers say one by one adds up to what the sum says, but for float32."""
     sites, summand = MaskedSites(MASKED, tmp_path), Summand.of(MASKED, SmallLearner())
-    asked, total, mean, weights = masked_request(1), np.zeros(summand.vector(Phase.TRAIN).length, np.uint16), 0.0, 0
+    asked, total = masked_request(1), np.zeros(summand.vector(Phase.TRAIN).length, np.uint16)
+    alone, weights = torch.zeros(SIZE, dtype=torch.float64), 0
     for index in range(3):
         site = sites.site(index)
         assert site._masking is not None
         integers = site._integers(site._masking, asked)
         one = summand.updates(integers, 1)
-        total, mean, weights = total + integers, mean + one.values.double(), weights + one.weight
+        total += integers.astype(np.uint16, casting="no")
+        alone, weights = alone + one.values, weights + one.weight
     found = summand.updates(total, 3)
-    assert found.weight == weights and torch.allclose(found.values.double(), torch.as_tensor(mean), rtol=1e-6)
+    assert found.weight == weights and torch.allclose(found.values.double(), alone, rtol=1e-6)
 
 
 def test_what_masks_leave_behind_adds_up(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from bioface_core.checkpoint import RunFolder
 from bioface_core.config import Study
 from bioface_core.errors import RoundError, WireError
 from bioface_core.messages import Code, Contract, Phase, Request, Ticket
+from bioface_core.precision import Bits
 from bioface_core.report.run_folder import read_run
 from bioface_core.wire import pack_reply, pack_request, unpack_reply, unpack_request
 from client.app import answer
@@ -248,7 +249,7 @@ def test_a_liar_of_few_bits_changes_nothing_but_its_own_part(tmp_path: Path, bit
 
 
 @few_bits
-def test_a_message_of_other_bits_is_refused(bits: int, tmp_path: Path) -> None:
+def test_a_message_of_other_bits_is_refused(bits: Bits, tmp_path: Path) -> None:
     """A study says how many, and nobody may choose others."""
     asked = Ticket(STUDY.study_id, "run", 7, 1, Phase.TRAIN)
     reply = SITES.site(1).answer(Request(asked, CONTRACT.schema, SmallLearner().start()))
