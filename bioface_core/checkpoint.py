@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class RoundSummary:
         bytes_down: arrays sent, over all hospitals and both phases.
         bytes_up: arrays received.
         counts: on held-out patients of the hospitals that answered.
+        hospital_bytes: of ``bytes_down`` and ``bytes_up``, each hospital's that was asked; empty in older runs.
     """
 
     round: int
@@ -52,6 +53,7 @@ class RoundSummary:
     bytes_down: int
     bytes_up: int
     counts: Counts
+    hospital_bytes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As in ``round-0007.json``."""
@@ -65,7 +67,8 @@ class RoundSummary:
             KeyError, TypeError, ValueError: something else.
         """
         fields = {**content, "answered": tuple(content["answered"]), "counts": Counts.from_json(content["counts"])}
-        return RoundSummary(**fields)
+        moved = {name: (int(down), int(up)) for name, (down, up) in content.get("hospital_bytes", {}).items()}
+        return RoundSummary(**fields | {"hospital_bytes": moved})
 
 
 class RunFolder:

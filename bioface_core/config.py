@@ -86,6 +86,22 @@ class Study(Section):
         return self
 
     @model_validator(mode="after")
+    def _masks_need_room(self) -> Study:
+        if not self.secure.enabled or self.federation.update_bits == 32:
+            return self
+        if self.federation.update_bits == 8:
+            raise ValueError(
+                "federation.update_bits is 8, and secure.enabled sums integers of that size: of 256 steps 20 hospitals "
+                "would have 12 each; set federation.update_bits: 16, or secure.enabled: false"
+            )
+        if self.privacy.unit == "hospital":
+            raise ValueError(
+                "federation.update_bits is 16, and under masks such rounding makes updates longer than privacy.clip, "
+                "which the noise for whole hospitals covers: set federation.update_bits: 32, or secure.enabled: false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _patients_stay_apart(self) -> Study:
         if self.privacy.unit != "patient":
             return self

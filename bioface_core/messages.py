@@ -19,6 +19,7 @@ from torch import Tensor
 from bioface_core.config import Study
 from bioface_core.errors import WireError
 from bioface_core.evaluate import Counts
+from bioface_core.precision import Bits, Coded
 
 WEIGHT_BOUND = 2**20  # patients; the server's sum cannot overflow below it
 COUNT_BOUND = 2**31  # patients in one cell; sums over classes and hospitals stay far inside int64
@@ -88,12 +89,14 @@ class Request:
     Attributes:
         ticket: which question it is.
         schema: hash of the vector's layout.
-        vector: float32 CPU (n,), the shared model.
+        vector: float32 CPU (n,), the shared model, as its receiver reads it.
+        coded: the same as it travels; None where it does so as float32.
     """
 
     ticket: Ticket
     schema: str
     vector: Tensor
+    coded: Coded | None = None
 
     @cached_property
     def vector_sha256(self) -> str:
@@ -109,10 +112,11 @@ class Update:
         ticket: the request's.
         hospital: its name in the roster.
         schema: hash of the vector's layout.
-        delta: float32 CPU (n,), trained minus received.
+        delta: float32 CPU (n,), trained minus received, as its receiver reads it.
         weight: of its network, 0 to ``WEIGHT_BOUND``.
         class_weights_K: int64, of its prototypes, each 0 to ``weight``; 0 where it has no patients of the class.
         loss: mean over its steps.
+        coded: ``delta`` as it travels; None where it does so as float32.
     """
 
     ticket: Ticket
@@ -122,6 +126,7 @@ class Update:
     weight: int
     class_weights_K: Tensor
     loss: float
+    coded: Coded | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,8 @@ class Contract:
         rounds: the last round's number.
         norm_bound: largest accepted Euclidean norm of an update.
         largest_weight: of an update; 1 where all hospitals count the same.
+        update_bits: of a value of an update.
+        model_bits: of a value of the shared model.
     """
 
     study_id: str
@@ -173,13 +180,16 @@ class Contract:
     rounds: int
     norm_bound: float
     largest_weight: int = WEIGHT_BOUND
+    update_bits: Bits = 32
+    model_bits: Bits = 32
 
     @staticmethod
     def of(study: Study, model: Shape) -> Contract:
         """The contract that follows from a study and its model."""
-        rounds, bound = study.federation.rounds, study.update_bound
-        largest = 1 if study.federation.weighting == "equal" else WEIGHT_BOUND
-        return Contract(study.study_id, model.schema, model.size, model.classes, rounds, bound, largest)
+        federation, shape = study.federation, (model.schema, model.size, model.classes)
+        largest = 1 if federation.weighting == "equal" else WEIGHT_BOUND
+        bits = federation.update_bits, federation.model_bits
+        return Contract(study.study_id, *shape, federation.rounds, study.update_bound, largest, *bits)
 
     def check(self, ticket: Ticket, schema: str) -> None:
         """Refuses a request that is not of this study.

@@ -24,6 +24,7 @@ _KEY_BYTES, _BLOCK_BYTES = 32, 16
 _SUMMED = 4
 _CHUNK = 2**14  # deviates at a time: everything stays in the processor's cache
 _UNIT = 2.0**-53
+_CHANCES = 2.0**32
 
 Floats = npt.NDArray[np.float64]
 
@@ -54,6 +55,14 @@ class SecretRandom:
         """``count`` float64, uniform on the multiples of 2**-53 in [0, 1)."""
         words = np.frombuffer(self.bytes(8 * count), "<u8") >> np.uint64(11)
         return words.astype(np.float64) * _UNIT
+
+    def round(self, steps: Floats) -> Floats:
+        """The integer below, or with the probability of the rest, to 2**-32, the one above; ``steps`` is used up."""
+        below = np.floor(steps)
+        steps -= below
+        steps *= _CHANCES
+        below += np.frombuffer(self.bytes(4 * len(steps)), "<u4") < steps
+        return below
 
     def below(self, limits_N: Tensor) -> Tensor:
         """One integer for each limit, uniform from 0 to it exclusive.

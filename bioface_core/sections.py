@@ -193,6 +193,11 @@ class Federation(Section):
         quorum: least share of the hospitals that must answer a round.
         deadline_s: seconds after which a round goes on without the missing, given the quorum.
         norm_bound: largest accepted Euclidean norm of an update.
+        update_bits: of each value of an update on its way up: 32 (float32), 16 (float16 under one scale; with masks,
+            integers modulo 2**16) or 8 (int8 under a scale for every 256 values, rounded at random; not with masks).
+            What rounding leaves behind stays at the hospital and goes into its next update.
+        model_bits: of each value of the shared model on its way down: 32, or 16 (float16 under one scale). The server
+            keeps 32; the model of a round is the one that the hospitals get.
     """
 
     rounds: Count = 10
@@ -206,6 +211,8 @@ class Federation(Section):
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.6
     deadline_s: Positive = 600.0
     norm_bound: Positive = 100.0
+    update_bits: Literal[32, 16, 8] = 32
+    model_bits: Literal[32, 16] = 32
 
 
 class Privacy(Section):
@@ -237,11 +244,14 @@ class SecureSum(Section):
         enabled: whether every reply is masked.
         threshold: more than this share of the hospitals must survive a round, and so many together can open a mask.
         largest_weight: patients at which a hospital's weight is cut off; the fixed point is laid out for it.
+        largest_value: of an update, where ``federation.update_bits`` is 16: so few bits are laid out for it in place of
+            ``federation.norm_bound``. What is beyond it is cut off, and goes into the next update.
     """
 
     enabled: bool = False
     threshold: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
     largest_weight: Annotated[int, Field(ge=1, le=2**20)] = 1000
+    largest_value: Positive = 0.125
 
 
 class Member(Section):

@@ -153,7 +153,7 @@ class Masked:
     Attributes:
         ticket: the question's.
         hospital: its name in the roster.
-        values_m: uint32, uniform to whoever lacks the keys.
+        values_m: uint32 or uint16, uniform to whoever lacks the keys.
     """
 
     ticket: Ticket

@@ -29,9 +29,11 @@ from bioface_core.steps import (
     Shares,
     Step,
 )
+from bioface_core.summand import Vector
 from bioface_core.wire import (
     NAME,
     TICKET_FIELDS,
+    as_it_travels,
     pack_ticket,
     read_array,
     read_header,
@@ -86,7 +88,7 @@ def pack_asked(asked: Asked, vector: ArrayRecord | None = None) -> RecordDict:
             header |= {"step": Step.MASK.value} | _columns("sealed", asked.sealed)
             if vector is not None:
                 return RecordDict({"header": ConfigRecord(header), "arrays": vector})
-            return records_of(header, asked.request.vector.numpy())
+            return records_of(header, as_it_travels(asked.request.vector, asked.request.coded))
         case AskConfirmation():
             return _header_alone(header | {"hospitals": list(asked.survivors)}, Step.CONFIRM)
         case AskOpening():
@@ -111,7 +113,7 @@ def unpack_asked(record: RecordDict, contract: Contract, step: Step) -> Asked:
             columns = (header[name] for name in ("hospitals", "cipher_keys", "mask_keys", "signatures"))
             return AskShares(ticket, schema, tuple(Advert(*row) for row in zip(*columns, strict=True)))
         case Step.MASK:
-            request = Request(ticket, schema, read_vector(record, contract.size))
+            request = Request(ticket, schema, *read_vector(record, contract.size, contract.model_bits))
             return AskMasked(request, _by_name(header, "sealed"))
         case Step.CONFIRM:
             return AskConfirmation(ticket, schema, tuple(header["hospitals"]))
@@ -137,7 +139,7 @@ def pack_answer(answer: Answer) -> RecordDict:
             return _header_alone(header | _columns("self_seeds", revealed.self_seeds) | lost, Step.UNMASK)
 
 
-def unpack_answer(record: RecordDict, contract: Contract, asked: Ticket, step: Step, length: int) -> Answer:
+def unpack_answer(record: RecordDict, contract: Contract, asked: Ticket, step: Step, masked: Vector) -> Answer:
     """Reads an answer at the server.
 
     Args:
@@ -145,7 +147,7 @@ def unpack_answer(record: RecordDict, contract: Contract, asked: Ticket, step: S
         contract: of this study.
         asked: the ticket of the question it should answer.
         step: of that question.
-        length: integers of a masked vector in this phase.
+        masked: what a masked vector is in this phase.
 
     Raises:
         WireError: it is not exactly what was agreed, or it answers another question.
@@ -162,7 +164,7 @@ def unpack_answer(record: RecordDict, contract: Contract, asked: Ticket, step: S
         case Step.SHARES:
             return Shares(ticket, hospital, _by_name(header, "sealed"))
         case Step.MASK:
-            return Masked(ticket, hospital, read_array(record, "uint32", length))
+            return Masked(ticket, hospital, read_array(record, masked.dtype, masked.length))
         case Step.CONFIRM:
             return Confirmation(ticket, hospital, header["signature"])
         case Step.UNMASK:

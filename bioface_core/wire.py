@@ -1,7 +1,8 @@
 """How does a message travel? As two records: a header of scalars, and one flat array of raw little-endian bytes.
 
 No pickle, no ``np.save``. Reading is strict: fields and types, ticket, layout, length, finite values and bounds are
-checked, in that order, and before a byte of the array is copied.
+checked, in that order, and before a byte of the array is copied. A vector of 16 or 8 bits a value is an array of bytes:
+its values, then their scales (bioface_core/precision.py). The study says which; a message of another kind is refused.
 
 Legend: n values of the vector, K syndromes.
 """
@@ -33,6 +34,7 @@ from bioface_core.messages import (
     Update,
     demand,
 )
+from bioface_core.precision import Bits, Coded, coded_from, vector_bytes
 
 VERSION = 1
 
@@ -41,6 +43,8 @@ _NUMPY: dict[str, np.dtype[Any]] = {
     "float32": np.dtype("<f4"),
     "int64": np.dtype("<i8"),
     "uint32": np.dtype("<u4"),
+    "uint16": np.dtype("<u2"),
+    "uint8": np.dtype("u1"),
 }
 _FOLDED, _FOLDED_BYTES = "flat.", 2**20
 _CHUNK = 2**18  # values at a time: float64 copies stay in the processor's cache
@@ -56,7 +60,8 @@ _UPDATE_FIELDS = _EVALUATION_FIELDS | {"schema": str, "weight": int, "class_weig
 
 def pack_request(request: Request) -> RecordDict:
     """The records of a request."""
-    return records_of(pack_ticket(request.ticket) | {"schema": request.schema}, request.vector.detach().numpy())
+    header = pack_ticket(request.ticket) | {"schema": request.schema}
+    return records_of(header, as_it_travels(request.vector, request.coded))
 
 
 def unpack_request(record: RecordDict, contract: Contract) -> Request:
@@ -69,7 +74,7 @@ def unpack_request(record: RecordDict, contract: Contract) -> Request:
     ticket = read_ticket(header)
     demand(NAME.fullmatch(ticket.run_id) is not None, Code.MALFORMED, "run")
     contract.check(ticket, header["schema"])
-    return Request(ticket, header["schema"], read_vector(record, contract.size))
+    return Request(ticket, header["schema"], *read_vector(record, contract.size, contract.model_bits))
 
 
 def pack_reply(reply: Reply) -> RecordDict:
@@ -78,7 +83,8 @@ def pack_reply(reply: Reply) -> RecordDict:
     if isinstance(reply, Evaluation):
         return records_of(header, reply.counts.cells.numpy())
     header |= {"schema": reply.schema, "weight": reply.weight, "loss": reply.loss}
-    return records_of(header | {"class_weights": reply.class_weights_K.tolist()}, reply.delta.detach().numpy())
+    header |= {"class_weights": reply.class_weights_K.tolist()}
+    return records_of(header, as_it_travels(reply.delta, reply.coded))
 
 
 def unpack_reply(record: RecordDict, contract: Contract, asked: Ticket) -> Reply:
@@ -172,13 +178,13 @@ def _read_update(record: RecordDict, header: dict[str, Any], ticket: Ticket, con
     demand(len(class_weights) == contract.classes, Code.WEIGHT, f"{len(class_weights)} classes")
     demand(all(type(value) is int and 0 <= value <= weight for value in class_weights), Code.WEIGHT, "of a class")
     demand(abs(loss) <= _LOSS_BOUND, Code.NOT_FINITE, "loss")
-    delta = from_dlpack(_view_array(record, "float32", contract.size))  # not copied, and nobody writes to it
+    delta, coded = _read_values(record, contract.size, contract.update_bits)
     if not is_clearly_within(delta, contract.norm_bound):
         length = norm(delta)
         demand(math.isfinite(length), Code.NOT_FINITE, "delta")
         demand(length <= contract.norm_bound, Code.NORM, f"{length:.3g}")
     class_weights_K = torch.tensor(class_weights, dtype=torch.int64)
-    return Update(ticket, header["hospital"], header["schema"], delta, weight, class_weights_K, loss)
+    return Update(ticket, header["hospital"], header["schema"], delta, weight, class_weights_K, loss, coded)
 
 
 def _read_counts(record: RecordDict, classes: int) -> Counts:
@@ -242,15 +248,30 @@ def _view_array(record: RecordDict, dtype: str, length: int) -> npt.NDArray[Any]
     return np.frombuffer(array.data, expected).astype(expected.newbyteorder("="), copy=False)
 
 
-def read_vector(record: RecordDict, size: int) -> Tensor:
-    """The shared vector of a request, float32 (n,).
+def as_it_travels(vector: Tensor, coded: Coded | None) -> npt.NDArray[Any]:
+    """The array of a vector, which is float32 unless it was coded."""
+    return vector.detach().numpy() if coded is None else coded.content()
+
+
+def read_vector(record: RecordDict, size: int, bits: Bits) -> tuple[Tensor, Coded | None]:
+    """A vector, float32 (n,), and as it travelled where it was coded.
 
     Raises:
-        WireError: another array, or a value that is not finite.
+        WireError: another array, a value that is not finite, or one that no sender makes.
     """
-    vector = torch.from_numpy(read_array(record, "float32", size))
+    vector, coded = _read_values(record, size, bits)
     demand(math.isfinite(norm(vector)), Code.NOT_FINITE)
-    return vector
+    return vector.clone(), coded
+
+
+def _read_values(record: RecordDict, size: int, bits: Bits) -> tuple[Tensor, Coded | None]:
+    """A vector, finite or not; of float32 values a view of the message, which nobody may write to."""
+    if bits == 32:
+        return from_dlpack(_view_array(record, "float32", size)), None
+    coded = coded_from(read_array(record, "uint8", vector_bytes(size, bits)), size, bits)
+    demand(not bool((coded.scales_b < 0).any()), Code.MALFORMED, "a scale below 0")
+    demand(bits == 16 or bool((coded.values_n > -128).all()), Code.MALFORMED, "-128, which has no opposite")
+    return coded.vector, coded
 
 
 def pack_ticket(ticket: Ticket) -> dict[str, Any]:

@@ -216,6 +216,18 @@ def _costs(review: Review) -> list[str]:
         "How long a round takes here is not known before the first one; the lab waits "
         f"{federation.deadline_s:g} seconds for an answer, then goes on without it.",
         f"On the disk, the last answers: {_megabytes(traffic.up_per_round)}.",
+        *_residuals(review),
+    ]
+
+
+def _residuals(review: Review) -> list[str]:
+    """What rounding to few bits leaves here."""
+    bits = review.study.federation.update_bits
+    if bits == 32:
+        return []
+    return [
+        f"Updates leave in {bits} bits a value. What rounding leaves behind of the last two rounds, "
+        f"{_megabytes(8 * review.values)}, stays here in state/residuals: it follows from photos, and never leaves."
     ]
 
 

@@ -8,6 +8,8 @@ Legend: N photos, K syndromes.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import math
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +20,7 @@ from bioface_core.config import Study
 from bioface_core.messages import WEIGHT_BOUND, Code, Evaluation, Reply, Request, Update, demand
 from bioface_core.photos import PhotoSet
 from bioface_core.rounding import round_counts
+from bioface_core.secret import SecretRandom
 from bioface_core.steps import Asked
 from client.policy import Policy, is_private, too_few_patients, too_little_noise, violations
 
@@ -88,6 +91,19 @@ class Gate:
             return train, heldout
         tried = heldout.take(allowed_K[heldout.labels_N])
         return (train if private else train.take(allowed_K[train.labels_N])), tried
+
+    def chance(self, request: Request, hospital: str) -> SecretRandom:
+        """What rounds an update up or down: nobody else can tell it, and the same question is rounded the same.
+
+        So a round that is asked again after a crash ends with the same bits. With a seed that is public, the lab could
+        tell on which side of a step a value was.
+
+        Args:
+            request: admitted.
+            hospital: its name; the hospitals of a simulation have the same key.
+        """
+        question = f"update\0{hospital}\0{request.ticket.study_id}\0{request.ticket.round}\0{request.vector_sha256}"
+        return SecretRandom(hmac.new(self.key, question.encode(), hashlib.sha256).digest())
 
     def release(self, reply: Reply, study: Study) -> Reply:
         """What leaves in place of ``reply``; releasing that again changes nothing.

@@ -110,6 +110,7 @@ class Hospital:
         self.identity_key, self.node_key = self.keys / "identity.key", self.keys / "node.key"
         self.secret, self.memory = self.keys / "superexec.secret", self.state / "memory.sqlite"
         self.ledger, self.audit = self.state / "ledger.sqlite", self.state / "audit.jsonl"
+        self.residuals = self.state / "residuals"
         self.rounding_secret = self.keys / "rounding.secret"
 
     @staticmethod

@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -31,6 +32,7 @@ from torch import Tensor
 from bioface_core.evaluate import Counts
 from bioface_core.files import write_bytes
 from bioface_core.messages import Code, Evaluation, Phase, Reply, Request, Ticket, Update, demand
+from bioface_core.precision import coded_from
 from bioface_core.secure.session import require
 from client.database import Kind, as_failure, open_database
 
@@ -193,14 +195,20 @@ def _recall(path: Path, question: dict[str, str], ticket: Ticket) -> Reply | Non
 def _pack(reply: Reply) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A reply's scalars and tensors, without its ticket."""
     if isinstance(reply, Evaluation):
-        counts = reply.counts
-        return {"hospital": reply.hospital}, {"confusion": counts.confusion_KK, "ranks": counts.ranks_KK}
+        return {"hospital": reply.hospital, "classes": reply.counts.classes}, {"cells": reply.counts.cells}
     scalars = {"hospital": reply.hospital, "schema": reply.schema, "weight": reply.weight, "loss": reply.loss}
-    return scalars, {"delta": reply.delta, "class_weights_K": reply.class_weights_K}
+    tensors = {"class_weights_K": reply.class_weights_K}
+    if reply.coded is None:
+        return scalars, tensors | {"delta": reply.delta}
+    coded = {"bits": reply.coded.bits, "size": len(reply.delta)}
+    return scalars | coded, tensors | {"coded": torch.from_numpy(reply.coded.content().copy())}
 
 
 def _unpack(ticket: Ticket, scalars: dict[str, Any], tensors: dict[str, Any]) -> Reply:
     """What ``_pack`` took apart, as the answer to a ticket."""
     if ticket.phase is Phase.TRAIN:
+        if "coded" in tensors:
+            coded = coded_from(tensors.pop("coded").numpy(), scalars.pop("size"), scalars.pop("bits"))
+            tensors |= {"delta": coded.vector, "coded": coded}
         return Update(ticket=ticket, **scalars, **tensors)
-    return Evaluation(ticket, scalars["hospital"], Counts(tensors["confusion"], tensors["ranks"]))
+    return Evaluation(ticket, scalars["hospital"], Counts.from_cells(tensors["cells"], scalars["classes"]))

@@ -32,6 +32,7 @@ from client.masking import Masking
 from client.memory import Memory
 from client.metrics import SiteMetrics, serve_metrics
 from client.people import patient_marks
+from client.residuals import Residuals
 from client.site import Site
 
 _log = logging.getLogger("bioface.site")
@@ -84,7 +85,8 @@ def open_site(hospital: Hospital, ledger: Ledger) -> Site:
     charge = partial(ledger.charge, patients=patient_marks(store.train(), hospital.rounding_key))
     gate = Gate(settings.policy, study.study_id, hospital.rounding_key)
     photos, memory = (store.train().to(device), store.heldout().to(device)), Memory(hospital.memory)
-    return Site(settings.name, study, learner, *photos, gate, memory, charge, _masking(hospital, study, memory))
+    masking, residuals = _masking(hospital, study, memory), Residuals(hospital.residuals)
+    return Site(settings.name, study, learner, *photos, gate, memory, charge, masking, residuals)
 
 
 def _masking(hospital: Hospital, study: Study, memory: Memory) -> Masking | None:

@@ -21,8 +21,11 @@ from bioface_core.config import Study
 from bioface_core.errors import ConfigError
 from bioface_core.evaluate import cells_of
 from bioface_core.layout import layout_of
+from bioface_core.messages import Phase
 from bioface_core.model import Recogniser, set_trainable
+from bioface_core.precision import vector_bytes
 from bioface_core.store import Store, as_studied, read_store
+from bioface_core.summand import Summand
 from client.books import open_ledger
 from client.enrol import check_kit
 from client.forecast import Forecast, Past, forecast, overspent
@@ -31,7 +34,8 @@ from client.people import patient_marks
 from client.policy import Policy, is_private, too_few_patients, too_little_noise, violations
 from client.site import patient_weight
 
-_FLOAT_BYTES, _COUNT_BYTES = 4, 8
+_WORD_BYTES = {"uint32": 4, "uint16": 2}
+_COUNT_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -72,17 +76,37 @@ class Traffic:
     up_in_all: int
 
     @staticmethod
-    def of(values: int, classes: int, rounds: int) -> Traffic:
+    def of(study: Study, values: int) -> Traffic:
         """The traffic of a run in which nothing has to be asked twice.
 
         Args:
+            study: the whole of it.
             values: n.
-            classes: K.
-            rounds: of training.
         """
-        vector, counts = values * _FLOAT_BYTES, cells_of(classes) * _COUNT_BYTES
-        down, up = 2 * vector, vector + counts
+        rounds, vector = study.federation.rounds, vector_bytes(values, study.federation.model_bits)
+        update, counts = _answers(study, values)
+        down, up = 2 * vector, update + counts
         return Traffic(down, up, rounds * down + vector, rounds * up + counts)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Of a study's vector, as far as the size of messages depends on it."""
+
+    size: int
+    classes: int
+    embedding: int
+    schema: str = ""
+
+
+def _answers(study: Study, values: int) -> tuple[int, int]:
+    """Bytes of an update, and of counts."""
+    classes = len(study.syndromes)
+    if not study.secure.enabled:
+        return vector_bytes(values, study.federation.update_bits), cells_of(classes) * _COUNT_BYTES
+    summand = Summand.of(study, _Shape(values, classes, study.model.embedding))
+    update, counts = (summand.vector(phase) for phase in (Phase.TRAIN, Phase.EVALUATE))
+    return update.length * _WORD_BYTES[update.dtype], counts.length * _WORD_BYTES[counts.dtype]
 
 
 @dataclass(frozen=True)
@@ -116,7 +140,7 @@ class Review:
     @property
     def traffic(self) -> Traffic:
         """What goes over the line."""
-        return Traffic.of(self.values, len(self.study.syndromes), self.study.federation.rounds)
+        return Traffic.of(self.study, self.values)
 
     @property
     def same_code(self) -> bool | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -35,6 +36,7 @@ from bioface_core.messages import (
     demand,
 )
 from bioface_core.photos import PhotoSet
+from bioface_core.precision import Coded, as_float16, as_int8
 from bioface_core.sections import Federation
 from bioface_core.secure import Words
 from bioface_core.steps import Answer, Asked
@@ -43,6 +45,7 @@ from bioface_core.wire import norm
 from client.gate import Gate, open_gate
 from client.masking import Masking
 from client.memory import Memory
+from client.residuals import Residuals
 
 _INSIDE = 1 - 2**-20  # rounding in float32 must not carry a clipped update over the bound
 
@@ -73,6 +76,7 @@ class Site:
         charge: puts what a private round costs on the hospital's books, or raises; called before anything is drawn.
             None keeps no books, for the same.
         masking: its side of the masked sums, where the study has them.
+        residuals: what rounding left behind, where the study has updates travel in fewer than 32 bits.
     """
 
     def __init__(
@@ -86,12 +90,16 @@ class Site:
         memory: Memory | None = None,
         charge: Callable[[Ticket, Charge], None] | None = None,
         masking: Masking | None = None,
+        residuals: Residuals | None = None,
     ) -> None:
         self.name = name
         self.contract = Contract.of(study, learner)
         self._study, self._learner, self._memory, self._charge = study, learner, memory, charge
         if gate is not None and charge is None and study.privacy.unit == "patient":
             raise ValueError("a hospital with a policy keeps books of privacy: give the site its charge")
+        if residuals is None and self.contract.update_bits < 32:
+            raise ValueError("updates of few bits leave something behind: give the site its residuals")
+        self._residuals = None if self.contract.update_bits == 32 else residuals
         self._gate = gate or open_gate(study)
         private = study.privacy.unit == "patient"
         self._train, self._heldout = self._gate.select(train, heldout, learner.classes, private)
@@ -138,8 +146,11 @@ class Site:
 
     def _integers(self, masking: Masking, request: Request) -> Words:
         """The plain answer, as it is put into a masked sum."""
-        summand = Summand.of(self._study, self._learner)
-        return summand.encode(self._plain(request), masking.rounding(request))
+        summand, reply = Summand.of(self._study, self._learner), self._plain(request)
+        integers = summand.encode(reply, masking.rounding(request))
+        if self._residuals is not None and isinstance(reply, Update):
+            self._residuals.keep(request.ticket, summand.left_behind(reply, integers))
+        return integers
 
     def _plain(self, request: Request) -> Reply:
         """The answer to a request that was admitted, as it may leave, or for a masked sum enter into that."""
@@ -160,8 +171,24 @@ class Site:
         if self._plan is not None and self._charge is not None:
             self._charge(request.ticket, self._plan.round_charge)
         result = self._learner.train(request.vector, self._train, request.ticket.round, self.name, self._plan)
-        delta, schema = clip(result.delta, self.contract.norm_bound), self.contract.schema
-        return Update(request.ticket, self.name, schema, delta, self._weight, self._class_weights_K, result.loss)
+        delta, schema = self._clipped(request, result.delta), self.contract.schema
+        update = Update(request.ticket, self.name, schema, delta, self._weight, self._class_weights_K, result.loss)
+        return self._coded(request, update)
+
+    def _clipped(self, request: Request, change: Tensor) -> Tensor:
+        """What training gave and earlier rounds left behind, as long as it may be; what is cut off is lost for good."""
+        left = None if self._residuals is None else self._residuals.before(request.ticket)
+        return clip(change if left is None else change + left, self.contract.norm_bound)
+
+    def _coded(self, request: Request, update: Update) -> Update:
+        """The update as it travels in few bits; one for a masked sum is rounded when it is put into that."""
+        if self._residuals is None or self.masks:
+            return update
+        small = self.contract.update_bits == 8
+        coded = as_int8(update.delta, self._gate.chance(request, self.name)) if small else as_float16(update.delta)
+        coded = within(coded, self.contract.norm_bound)
+        self._residuals.keep(request.ticket, update.delta - coded.vector)
+        return replace(update, delta=coded.vector, coded=coded)
 
     def _shown_classes_K(self) -> Tensor:
         """Which syndromes count as present, int64: under privacy all, for it takes one patient to be there."""
@@ -197,3 +224,9 @@ def clip(delta: Tensor, bound: float) -> Tensor:
     if not math.isfinite(length):
         raise WireError(Code.NOT_FINITE, "training diverged")
     return delta if length <= bound else delta * (bound / length * _INSIDE)
+
+
+def within(coded: Coded, bound: float) -> Coded:
+    """``coded``, whose scales are made smaller where rounding has carried what the server reads over ``bound``."""
+    length = norm(coded.vector)
+    return coded if length <= bound else coded.shortened(bound / length * _INSIDE)

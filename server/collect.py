@@ -7,6 +7,7 @@ Whoever sends anything else, or nothing before the deadline, is left out of the 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar, runtime_checkable
@@ -116,14 +117,14 @@ class Collected:
     Attributes:
         answered: hospitals whose reply counts, as they came.
         refused: the others that were asked, and why not.
-        bytes_down: arrays sent.
-        bytes_up: arrays of the replies that count.
+        down: bytes of the arrays sent to each node.
+        up: bytes of the arrays of each node's reply that counts.
     """
 
     answered: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
-    bytes_down: int = 0
-    bytes_up: int = 0
+    down: Counter[int] = field(default_factory=Counter)
+    up: Counter[int] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,7 @@ class _Broadcast(Generic[R]):
         message = Message(content, node, self._question.kind, ttl=max(1.0, lifetime_s), group_id=group)
         ids = [identity for identity in self._exchange.grid.push_messages([message]) if identity]
         self._pending |= dict.fromkeys(ids, (node, asked.ticket))
-        self.collected.bytes_down += payload_bytes(content)
+        self.collected.down[node] += payload_bytes(content)
         if not ids:
             self._leave_out(node, Code.LOST)
 
@@ -289,7 +290,7 @@ class _Broadcast(Generic[R]):
         del self.unsettled[node]
         self._exchange.record(Answered(*self._place(), reply.hospital))
         self.collected.answered.append(reply.hospital)
-        self.collected.bytes_up += payload_bytes(message.content)
+        self.collected.up[node] += payload_bytes(message.content)
         self._accept(reply)
 
     def _fail(self, node: int, code: Code) -> None:

@@ -44,7 +44,7 @@ from bioface_core.steps import (
     message_type,
 )
 from bioface_core.steps_wire import pack_asked, unpack_answer
-from bioface_core.summand import Embedding, Summand
+from bioface_core.summand import Embedding, Summand, Vector
 from server.collect import Collected, Exchange, Question
 from server.journal import Survived
 from server.secure import unmask
@@ -61,7 +61,7 @@ class Summed:
     """A sum without its masks.
 
     Attributes:
-        total_m: uint32 (m,).
+        total_m: uint32 or uint16 (m,).
         survivors: whose vectors are in it, in the roster's order.
     """
 
@@ -129,11 +129,11 @@ class MaskedExchange:
         Raises:
             RoundError: too few hospitals, or not those that were opened before, or a sum that cannot be opened.
         """
-        length, began = self.summand.length(request.ticket.phase), self._exchange.clock.now()
+        masked, began = self.summand.vector(request.ticket.phase), self._exchange.clock.now()
         until = {step: began + share * deadline_s for step, share in _ENDS.items()}
         sides = self._exchange, self._contract, self._circle
         try:
-            return _Course(*sides, request, nodes, until, opened, note, length).run()
+            return _Course(*sides, request, nodes, until, opened, note, masked).run()
         except SecureError as error:
             raise RoundError(f"the masked sum cannot be opened ({error})") from error
 
@@ -151,7 +151,7 @@ class _Course:
         until: when each step is over.
         opened: whom the sum must be of; anybody, if it is empty.
         note: is told what came of each step.
-        length: the number m of integers.
+        masked: what the hospitals send in place of a vector.
     """
 
     exchange: Exchange
@@ -162,7 +162,7 @@ class _Course:
     until: Mapping[Step, float]
     opened: tuple[str, ...]
     note: Callable[[Collected], None]
-    length: int
+    masked: Vector
 
     def __post_init__(self) -> None:
         self.ticket, self.session = self.request.ticket, self.circle.session(self.request.ticket)
@@ -203,8 +203,8 @@ class _Course:
         return {name: answers[name] for name in self._names()}
 
     def _mask(self, shares: dict[str, Shares]) -> Words:
-        """The sum of the masked vectors, uint32 (m,)."""
-        total_m = np.zeros(self.length, np.uint32)
+        """The sum of the masked vectors, (m,)."""
+        total_m: Words = np.zeros(self.masked.length, self.masked.dtype)
         vector = pack_asked(AskMasked(self.request, {})).array_records["arrays"]
 
         def asked(node: int, ticket: Ticket) -> AskMasked:
@@ -272,7 +272,7 @@ class _Course:
             return pack_asked(asked(node, ticket), vector)
 
         def read(record: RecordDict, ticket: Ticket) -> A:
-            answer = unpack_answer(record, self.contract, ticket, step, self.length)
+            answer = unpack_answer(record, self.contract, ticket, step, self.masked)
             assert isinstance(answer, kind)
             check(answer)
             return answer

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,7 +34,7 @@ from server.central import CentralPlan
 from server.collect import Clock, Collected, Exchange, Roster, plain_question
 from server.journal import Aggregated, Checkpointed, Entry, Failed, Journal, Opened, Started
 from server.masked import MaskedExchange
-from server.strategy import ServerState, WeightedSum, start_state, step
+from server.strategy import ServerState, WeightedSum, shared, start_state, step
 
 _VECTOR, _MOMENT = "vector", "moment."
 T = TypeVar("T")
@@ -125,8 +126,8 @@ class _Tally:
     loss: float | None = None
     answered: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
-    bytes_down: int = 0
-    bytes_up: int = 0
+    down: Counter[int] = field(default_factory=Counter)
+    up: Counter[int] = field(default_factory=Counter)
 
 
 class _Run:
@@ -287,19 +288,19 @@ class _Run:
 
     def _request(self, tally: _Tally, phase: Phase, server: ServerState) -> Request:
         ticket = Ticket(self._study_id, self._run_id, tally.round, tally.attempt, phase)
-        return Request(ticket, self._model.schema, server.vector)
+        return Request(ticket, self._model.schema, *shared(self._settings, server))
 
     def _note(self, tally: _Tally, collected: Collected) -> None:
         """Puts into the tally what came of a question."""
-        tally.bytes_down += collected.bytes_down
-        tally.bytes_up += collected.bytes_up
+        tally.down += collected.down
+        tally.up += collected.up
         tally.refused |= collected.refused
 
     def _checkpoint(
         self, tally: _Tally, server: ServerState, counts: Counts, history: tuple[RoundSummary, ...]
     ) -> RunState:
         """Puts the round on the disk; until then it has not happened."""
-        content = pack(_named(server), self._model.weights(server.vector))
+        content = pack(_named(server), self._model.weights(shared(self._settings, server)[0]))
         self._record(Checkpointed(tally.round, tally.attempt, digest(content)))
         summary = self._summary(tally, counts)
         self._folder.write_round(summary, content)
@@ -315,9 +316,10 @@ class _Run:
             tally.loss,
             self._in_order(tally.answered),
             tally.refused | dict.fromkeys(missing, Code.ABSENT.value),
-            tally.bytes_down,
-            tally.bytes_up,
+            tally.down.total(),
+            tally.up.total(),
             counts,
+            {self._roster.name(node): (tally.down[node], tally.up[node]) for node in tally.nodes},
         )
 
     def _in_order(self, names: list[str]) -> tuple[str, ...]:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from bioface_core.secure import Advert, Revealed, SecureError, Session, Words
 from bioface_core.secure.keys import PairKeys, pair_keys, self_key
 from bioface_core.secure.masks import add_masks
@@ -25,19 +23,19 @@ def unmask(
     revealed: Mapping[str, Revealed],
     model: str,
 ) -> Words:
-    """The sum of the survivors' vectors modulo 2**32.
+    """The sum of the survivors' vectors in their ring.
 
     Args:
         session: this one.
         adverts: as every member got them, each checked by ``check_advert`` when it came.
         sharers: whose pieces every sharer got.
-        masked_total: uint32 (n,), the sum of the survivors' masked vectors; left as it is.
+        masked_total: uint32 or uint16 (n,), the sum of the survivors' masked vectors; left as it is.
         survivors: those hospitals.
         revealed: what the threshold of them or more have revealed, by name.
         model: names what they all were asked about.
 
     Returns:
-        uint32 (n,).
+        As many words of the same type.
 
     Raises:
         SecureError: too few, somebody revealed other secrets than those asked for, or a piece is wrong. A sum that
@@ -57,7 +55,7 @@ def unmask(
         missing = _missing_masks(session, advertised[name], pieces, [advertised[other] for other in stayed], model)
         adding += missing.adding
         subtracting += missing.subtracting
-    total_n = masked_total.astype(np.uint32, casting="no", copy=True)
+    total_n = masked_total.copy()
     add_masks(total_n, adding, subtracting)
     return total_n
 

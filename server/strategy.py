@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from bioface_core.messages import WEIGHT_BOUND, Update
+from bioface_core.precision import Coded, as_float16
 from bioface_core.sections import Federation
 
 _CHUNK = 2**17  # values at a time: float64 copies stay in the processor's cache
@@ -117,7 +118,7 @@ class ServerState:
     """The shared model and the memory of the server's optimiser.
 
     Attributes:
-        vector: float32 (n,).
+        vector: float32 (n,); what the hospitals get of it is ``shared``.
         moments: named float32 (n,) tensors, those that the strategy keeps.
     """
 
@@ -140,6 +141,17 @@ def start_state(settings: Federation, vector: Tensor) -> ServerState:
         "fedyogi": {"first": first, "second": second},
     }
     return ServerState(vector, {name: make(vector) for name, make in kept[settings.strategy].items()})
+
+
+def shared(settings: Federation, state: ServerState) -> tuple[Tensor, Coded | None]:
+    """The model of a round, which hospitals get, train and evaluate, and as it travels where that is in 16 bits.
+
+    The server steps from its own, float32: so what rounding takes away is not lost.
+    """
+    if settings.model_bits == 32:
+        return state.vector, None
+    coded = as_float16(state.vector)
+    return coded.vector, coded
 
 
 def step(settings: Federation, state: ServerState, change: Tensor) -> ServerState:

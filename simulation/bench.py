@@ -27,6 +27,7 @@ BENCHMARKS = {
     "predict": "simulation.bench_predict:predict_ratios",
     "aggregate": "simulation.bench_aggregate:aggregate_ratios",
     "intake": "simulation.bench_intake:intake_ratios",
+    "bytes": "simulation.bench_bytes:bytes_ratios",
 }
 
 
@@ -43,6 +44,7 @@ def run_benchmark(name: str) -> dict[str, Any]:
             ``predict``: answers beside facenet-pytorch's loop.
             ``aggregate``: averaging updates beside Flower's FedAvg.
             ``intake``: photos into a store beside facenet-pytorch's loop.
+            ``bytes``: messages of few bits beside float32.
 
     Returns:
         ``benchmark``, ``threads`` and ``ratios``, a list of ``Ratio`` as dictionaries.

@@ -25,6 +25,7 @@ from bioface_core.photos import PhotoSet, concatenate, first_photos, shuffled
 from bioface_core.seeding import generator
 from bioface_core.store import Store
 from server.rounds import RunState
+from server.strategy import shared
 from simulation import arms, sites
 from simulation.hospitals import hospital_names
 
@@ -62,7 +63,8 @@ def _patients(study: Study, stores: list[Store]) -> list[dict[str, Any]]:
 def _groups(folder: Path, stores: list[Store], final: RunState) -> tuple[Group, ...]:
     """Held-out patients of all hospitals by what they have in common, and how many the shared model recognises."""
     learner, device = sites.open_learner(folder)
-    return total([one for store in stores for one in _groups_of(store, learner, device, final.server.vector)])
+    vector = shared(learner.study.federation, final.server)[0]
+    return total([one for store in stores for one in _groups_of(store, learner, device, vector)])
 
 
 def _groups_of(store: Store, learner: Learner, device: torch.device, vector: torch.Tensor) -> tuple[Group, ...]:
@@ -80,5 +82,6 @@ def _embeddings(folder: Path, stores: list[Store], final: RunState) -> bytes:
     everyone = concatenate(sets)
     chosen_M = next(shuffled(len(everyone), _MAPPED_PHOTOS, generator("map"))).sort().values
     shown = everyone.take(chosen_M)
-    embeddings_MD = learner.embed(final.server.vector, shown.to(device)).cpu()
+    vector = shared(learner.study.federation, final.server)[0]
+    embeddings_MD = learner.embed(vector, shown.to(device)).cpu()
     return save({"embeddings_ND": embeddings_MD, "labels_N": shown.labels_N, "hospitals_N": hospitals_N[chosen_M]})

@@ -17,11 +17,12 @@ from bioface_core.learner import Learner, use
 from bioface_core.start import read_start
 from bioface_core.store import Store, read_store, write_store
 from client.masking import Masking
+from client.residuals import Residuals
 from client.site import Site
 from simulation.hospitals import hospital_names
 from simulation.identities import open_identity
 
-_HOSPITALS = "hospitals"
+_HOSPITALS, _RESIDUALS = "hospitals", "residuals"
 
 
 @dataclass(frozen=True)
@@ -76,4 +77,5 @@ def open_site(folder: Path, index: int) -> Site:
     store = open_store(folder, index)
     study, name = learner.study, hospital_names(learner.study)[index]
     masking = Masking(study, name, open_identity(folder, name)) if study.secure.enabled else None
-    return Site(name, study, learner, store.train().to(device), store.heldout().to(device), masking=masking)
+    photos, residuals = (store.train().to(device), store.heldout().to(device)), Residuals(folder / _RESIDUALS / name)
+    return Site(name, study, learner, *photos, masking=masking, residuals=residuals)

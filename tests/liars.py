@@ -123,8 +123,8 @@ def ticket_in(record: RecordDict) -> Ticket:
 class HostileGrid(InlineGrid):
     """A grid on which some nodes' replies are replaced."""
 
-    def __init__(self, study: Study, conducts: dict[int, Conduct]) -> None:
-        super().__init__(make_client_app(SmallSites(study)), len(ROSTER))
+    def __init__(self, study: Study, conducts: dict[int, Conduct], folder: Path) -> None:
+        super().__init__(make_client_app(SmallSites(study, folder)), len(ROSTER))
         self._conducts = conducts
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
@@ -133,9 +133,9 @@ class HostileGrid(InlineGrid):
             yield from [reply] if conduct is None else conduct(reply)
 
 
-def study_of(rounds: int) -> Study:
+def study_of(rounds: int, **federation: Any) -> Study:
     """So many rounds, and two of three hospitals are enough."""
-    return small_study(rounds=rounds, quorum=0.5)
+    return small_study(rounds=rounds, quorum=0.5, **federation)
 
 
 def federate(
@@ -149,7 +149,7 @@ def federate(
 
     with open_run(path, study) as folder:
         clock = Clock(lambda: passed[0], sleep)
-        return run_rounds(HostileGrid(study, conducts), study, SmallLearner(), folder, ROSTER, on_event, clock)
+        return run_rounds(HostileGrid(study, conducts, path), study, SmallLearner(), folder, ROSTER, on_event, clock)
 
 
 def _copied(metadata: Metadata) -> Metadata:

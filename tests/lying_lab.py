@@ -75,7 +75,7 @@ class LyingLab:
         if reply.has_error():
             return str(reply.error.reason)
         contract, summand = Contract.of(self.study, SmallLearner()), Summand.of(self.study, SmallLearner())
-        return unpack_answer(reply.content, contract, asked.ticket, step, summand.length(asked.ticket.phase))
+        return unpack_answer(reply.content, contract, asked.ticket, step, summand.vector(asked.ticket.phase))
 
     def keys(self, name: str) -> Advert:
         found = self.ask(name, AskKeys(self.ticket, SmallLearner.schema))

@@ -14,6 +14,7 @@ from bioface_core.config import Study
 from client.app import make_client_app
 from client.masking import Masking
 from client.memory import Memory
+from client.residuals import Residuals
 from client.site import Site
 from server.collect import Clock
 from server.rounds import Event, RunState, run_rounds
@@ -76,7 +77,8 @@ class MaskedSites:
         memory = self._memories.get(index)
         masking = Masking(self.study, name, open_identity(self.folder, name), memory)
         train, heldout = photos_of(TRAINED[photos]), photos_of(HELD_OUT[photos])
-        return Site(name, self.study, SmallLearner(), train, heldout, memory=memory, masking=masking)
+        state: dict[str, Any] = {"memory": memory, "masking": masking, "residuals": Residuals(self.folder / name)}
+        return Site(name, self.study, SmallLearner(), train, heldout, **state)
 
 
 @dataclass

@@ -117,7 +117,7 @@ class Draft:
 
     @property
     def _numpy(self) -> str:
-        return "<i8" if self.array["dtype"] == "int64" else "<f4"
+        return {"int64": "<i8", "uint8": "u1"}.get(self.array["dtype"], "<f4")
 
 
 Mutation = Callable[[Draft, Random], None]
@@ -252,12 +252,19 @@ def _no_numbers(draft: Draft, random: Random) -> None:
     patterns = {
         4: [0x7FC00000, 0x7F800000, 0xFF800000, 0x7F800001, 0x00000001, 0x80000001],
         8: [2**63, 2**63 - 1, 2**62],
+        1: [0x80, 0x7F, 0xFF, 0x7C, 0xFC],  # of few bits: -128, and the upper half of infinities
     }
     size = np.dtype(draft._numpy).itemsize
     whole = np.frombuffer(draft.array["data"], f"<u{size}").copy()
     for _ in range(random.choice([1, 1, len(whole)])):
         whole[random.randrange(len(whole))] = random.choice(patterns[size])
     draft.array["data"] = whole.tobytes()
+
+
+def _last_scale(draft: Draft, random: Random) -> None:
+    """What the last four bytes say, which are a scale where the vector has few bits."""
+    scale = random.choice([math.nan, math.inf, -math.inf, -1e-3, -0.0, 0.0, 5e-324, 1e-45, 1e-3, 1.0, 1e30, 3.4e38])
+    draft.array["data"] = draft.array["data"][:-4] + np.float32(scale).tobytes()
 
 
 def _scaled(draft: Draft, random: Random) -> None:
@@ -329,6 +336,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         _other_type,
         _pickled,
         _no_numbers,
+        _last_scale,
         _scaled,
     ),
     *(_cell, _swapped, _drop_record, _rename_record, _other_record, _more_arrays, _no_array),

@@ -21,8 +21,9 @@ _LETTERS = string.ascii_letters + string.digits
 def is_good_request(record: RecordDict, contract: Contract) -> bool:
     """Whether a hospital must answer it."""
     header = _fields(record, {"schema": str})
-    if header is None or not _is_array(record, "float32", contract.size):
+    if header is None:
         return False
+    vector = _vector(record, contract.size, contract.model_bits)
     first = {"train": 1, "evaluate": 0}.get(header["phase"])
     return (
         first is not None
@@ -31,7 +32,7 @@ def is_good_request(record: RecordDict, contract: Contract) -> bool:
         and 1 <= header["attempt"] < 2**63
         and 1 <= header["ask"] < 2**63
         and _is_name(header["run"])
-        and all(math.isfinite(value) for value in _values(record, "f"))
+        and vector is not None
     )
 
 
@@ -51,16 +52,37 @@ def is_good_reply(record: RecordDict, contract: Contract, asked: Ticket) -> bool
 
 def _is_good_update(record: RecordDict, header: dict[str, Any], contract: Contract) -> bool:
     weight, class_weights, loss = header["weight"], header["class_weights"], header["loss"]
+    delta = _vector(record, contract.size, contract.update_bits)
     return (
         header["schema"] == contract.schema
         and 0 <= weight <= 2**20
         and len(class_weights) == contract.classes
         and all(type(it) is int and 0 <= it <= weight for it in class_weights)
         and abs(loss) <= 1e12  # false for NaN
-        and _is_array(record, "float32", contract.size)
-        and all(math.isfinite(value) for value in _values(record, "f"))
-        and math.hypot(*_values(record, "f")) <= contract.norm_bound
+        and delta is not None
+        and math.hypot(*delta) <= contract.norm_bound
     )
+
+
+def _vector(record: RecordDict, n: int, bits: int) -> list[float] | None:
+    """The numbers of a vector; None where they are not as agreed."""
+    if bits == 32:
+        whole = [*_values(record, "f")] if _is_array(record, "float32", n) else [math.nan]
+        return whole if all(math.isfinite(value) for value in whole) else None
+    blocks = 1 if bits == 16 else (n + 255) // 256
+    if not _is_array(record, "uint8", n * bits // 8 + 4 * blocks):
+        return None
+    data = record.array_records["arrays"]["flat"].data
+    numbers = struct.unpack(f"<{n}{'e' if bits == 16 else 'b'}", data[: n * bits // 8])
+    scales = struct.unpack(f"<{blocks}f", data[n * bits // 8 :])
+    if not all(0 <= scale < math.inf for scale in scales) or (bits == 8 and -128 in numbers):
+        return None
+    try:
+        products = [number * scales[0 if bits == 16 else at // 256] for at, number in enumerate(numbers)]
+        vector = [struct.unpack("<f", struct.pack("<f", product))[0] for product in products]
+    except OverflowError:  # more than a float32 holds
+        return None
+    return vector if all(math.isfinite(value) for value in vector) else None
 
 
 def _are_good_counts(record: RecordDict, k: int) -> bool:
@@ -91,7 +113,7 @@ def _is_array(record: RecordDict, dtype: str, length: int) -> bool:
     arrays = record["arrays"]
     if not isinstance(arrays, ArrayRecord) or list(arrays) != ["flat"]:
         return False
-    array, size = arrays["flat"], {"float32": 4, "int64": 8}[dtype]
+    array, size = arrays["flat"], {"float32": 4, "int64": 8, "uint8": 1}[dtype]
     said = (array.dtype, array.shape, array.stype, len(array.data))
     return said == (dtype, (length,), "bioface.raw", size * length)
 

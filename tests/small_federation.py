@@ -21,6 +21,7 @@ from bioface_core.learner import LocalResult
 from bioface_core.photos import FACE_SIZE_PX, PhotoSet
 from bioface_core.seeding import generator
 from client.app import make_client_app
+from client.residuals import Residuals
 from client.site import Site
 from server.app import make_server_app
 from server.rounds import Event, RunState
@@ -82,9 +83,15 @@ HELD_OUT = ([0, 1, 2], [0, 0, 1, 2], [0, 1])
 
 @dataclass(frozen=True)
 class SmallSites:
-    """Opens the site of a node; picklable."""
+    """Opens the site of a node; picklable.
+
+    Attributes:
+        study: of all.
+        folder: of the run, for what rounding leaves behind.
+    """
 
     study: Study
+    folder: Path | None = None
 
     def __call__(self, context: Context) -> Site:
         return self.site(int(context.node_config["partition-id"]))
@@ -92,7 +99,9 @@ class SmallSites:
     def site(self, index: int) -> Site:
         """Hospital ``index``, from 0."""
         train, heldout = photos_of(TRAINED[index]), photos_of(HELD_OUT[index])
-        return Site(f"hospital-{index + 1}", self.study, SmallLearner(), train, heldout)
+        name = f"hospital-{index + 1}"
+        residuals = None if self.folder is None else Residuals(self.folder / "residuals" / name)
+        return Site(name, self.study, SmallLearner(), train, heldout, residuals=residuals)
 
 
 def names(study: Study) -> tuple[str, ...]:
@@ -104,7 +113,7 @@ def run_small(path: Path, study: Study, on_event: Callable[[Event], None] = lamb
     ended: list[RunState] = []
     with open_run(path, study) as folder:
         app = small_server(study, folder, on_event, ended.append)
-        run_inline(app, make_client_app(SmallSites(study)), study.simulation.hospitals)
+        run_inline(app, make_client_app(SmallSites(study, path)), study.simulation.hospitals)
     return ended[0]
 
 

@@ -11,7 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,14 +24,17 @@ from flwr.app.metadata import Metadata
 from flwr.common.serde import recorddict_to_proto
 
 from bioface_core.checkpoint import RunFolder
+from bioface_core.config import Study
 from bioface_core.errors import RoundError, WireError
-from bioface_core.messages import Code, Phase, Request, Ticket
+from bioface_core.messages import Code, Contract, Phase, Request, Ticket
+from bioface_core.precision import Bits
 from bioface_core.report.run_folder import read_run
 from bioface_core.wire import pack_reply, pack_request, unpack_reply, unpack_request
 from client.app import answer
 from client.site import Site
 from server.journal import Answered, Dropped, Failed, LeftOut
 from server.rounds import Event
+from server.strategy import shared, start_state
 from tests import mutations
 from tests.damage import changed
 from tests.liars import LIAR, LIARS_NODE, ROSTER, Liar, Twin, federate, lied, study_of, ticket_in
@@ -45,6 +48,8 @@ _HANG_S = 300  # of one test; the slowest takes a few seconds, but the machine m
 STUDY = small_study(rounds=1000)
 SITES = SmallSites(STUDY)
 CONTRACT = SITES.site(0).contract
+FEW = {bits: small_study(rounds=1000, update_bits=bits, model_bits=16) for bits in (16, 8)}
+few_bits = pytest.mark.parametrize("bits", FEW)
 
 
 class Hang(BaseException):
@@ -84,21 +89,23 @@ class Case:
     asked: Ticket
 
 
-def case(kind: str, number: int) -> Case | None:
+def case(kind: str, number: int, sites: SmallSites = SITES) -> Case | None:
     """A changed message, the same for the same arguments.
 
     Args:
         kind: ``train`` or ``evaluate``, what the lab asks; ``update`` or ``counts``, what a hospital replies.
         number: any; three of four are changed in what they say, the fourth in its bytes.
+        sites: of the hospitals.
 
     Returns:
         The case; None if Flower cannot read the bytes, so that they never come to us.
     """
-    asked = Ticket(STUDY.study_id, "run", 7, number + 1, Phase.TRAIN if kind in ("train", "update") else Phase.EVALUATE)
-    message = question(asked)
+    phase = Phase.TRAIN if kind in ("train", "update") else Phase.EVALUATE
+    asked = Ticket(sites.study.study_id, "run", 7, number + 1, phase)
+    message = question(asked, sites.study)
     if kind in ("update", "counts"):
         request = Request(asked, CONTRACT.schema, SmallLearner().start())
-        message = Message(pack_reply(SITES.site(1).answer(request)), reply_to=message)
+        message = Message(pack_reply(sites.site(1).answer(request)), reply_to=message)
     try:
         message, done = changed(message, Random(f"{kind}-{number}"), CONTRACT.norm_bound, in_bytes=number % 4 == 0)
     except Exception:  # whatever Flower raises
@@ -106,29 +113,30 @@ def case(kind: str, number: int) -> Case | None:
     return Case(f'case("{kind}", {number}): {done}', message, asked)
 
 
-def cases(kinds: Iterable[str], numbers: range) -> Iterator[Case]:
+def cases(kinds: Iterable[str], numbers: range, sites: SmallSites = SITES) -> Iterator[Case]:
     """Every case that Flower can read."""
-    return (it for kind in kinds for number in numbers if (it := case(kind, number)) is not None)
+    return (it for kind in kinds for number in numbers if (it := case(kind, number, sites)) is not None)
 
 
-def question(ticket: Ticket) -> Message:
+def question(ticket: Ticket, study: Study = STUDY) -> Message:
     """A good request, as it comes to a hospital."""
-    record = pack_request(Request(ticket, CONTRACT.schema, SmallLearner().start()))
+    model = shared(study.federation, start_state(study.federation, SmallLearner().start()))
+    record = pack_request(Request(ticket, CONTRACT.schema, *model))
     metadata = Metadata(1, "question", 1, 1000, "", str(ticket.round), time.time(), 60.0, ticket.phase.value)
     return make_message(metadata, content=record)
 
 
-def accepted_by_the_server(it: Case) -> bool:
+def accepted_by_the_server(it: Case, contract: Contract) -> bool:
     """Whether a reply is accepted; fails unless that is right."""
     try:
-        unpack_reply(it.message.content, CONTRACT, it.asked)
+        unpack_reply(it.message.content, contract, it.asked)
         accepted = True
     except WireError as error:
         assert error.code in list(Code), it.name
         accepted = False
     except Exception as error:
         raise AssertionError(it.name) from error
-    assert accepted == is_good_reply(it.message.content, CONTRACT, it.asked), it.name
+    assert accepted == is_good_reply(it.message.content, contract, it.asked), it.name
     return accepted
 
 
@@ -142,9 +150,11 @@ def ask(site: Site, message: Message) -> Message:
 class Attacked:
     """A hospital that is sent hostile requests, beside one that is not."""
 
-    site: Site = field(default_factory=lambda: SITES.site(0))
-    untouched: Site = field(default_factory=lambda: SITES.site(0))
+    sites: SmallSites = SITES
     probes: int = 0
+
+    def __post_init__(self) -> None:
+        self.site, self.untouched = self.sites.site(0), self.sites.site(0)
 
     def answered(self, it: Case) -> bool:
         """Whether a request is answered; fails unless that is right, and what leaves is an answer or one word."""
@@ -152,12 +162,12 @@ class Attacked:
             reply = ask(self.site, it.message)
         except Exception as error:
             raise AssertionError(it.name) from error
-        good = it.message.has_content() and is_good_request(it.message.content, CONTRACT)
+        good = it.message.has_content() and is_good_request(it.message.content, self.site.contract)
         good = good and ticket_in(it.message.content).phase == it.message.metadata.message_type
         assert reply.has_content() == good and reply.has_error() != good, it.name
         assert reply.metadata.reply_to_message_id == it.message.metadata.message_id, it.name
         if good:
-            assert is_good_reply(reply.content, CONTRACT, ticket_in(it.message.content)), it.name
+            assert is_good_reply(reply.content, self.site.contract, ticket_in(it.message.content)), it.name
         else:
             assert reply.error.reason in list(Code), it.name
         return good
@@ -165,9 +175,10 @@ class Attacked:
     def is_unchanged(self) -> bool:
         """Whether both sites answer a new question with the same bytes."""
         self.probes += 1
-        train = Ticket(STUDY.study_id, "probe", 3, self.probes, Phase.TRAIN)
-        asked = [train, replace(train, phase=Phase.EVALUATE)]
-        given = [[as_bytes(ask(site, question(it)).content) for it in asked] for site in (self.site, self.untouched)]
+        study = self.sites.study
+        train = Ticket(study.study_id, "probe", 3, self.probes, Phase.TRAIN)
+        asked = [question(it, study) for it in (train, replace(train, phase=Phase.EVALUATE))]
+        given = [[as_bytes(ask(site, it).content) for it in asked] for site in (self.site, self.untouched)]
         return given[0] == given[1]
 
 
@@ -175,27 +186,28 @@ def as_bytes(record: RecordDict) -> bytes:
     return bytes(recorddict_to_proto(record).SerializeToString(deterministic=True))
 
 
-def check_replies(numbers: range) -> None:
+def check_replies(numbers: range, sites: SmallSites = SITES) -> None:
     """Updates and counts, in the reader."""
-    read = [accepted_by_the_server(it) for it in cases(("update", "counts"), numbers) if it.message.has_content()]
+    contract, sent = sites.site(0).contract, cases(("update", "counts"), numbers, sites)
+    read = [accepted_by_the_server(it, contract) for it in sent if it.message.has_content()]
     assert len(read) > 1.5 * len(numbers), "Flower reads most of them"
     assert 0.05 < sum(read) / len(read) < 0.5, "some are changed within what is allowed, most are not"
 
 
-def check_requests(numbers: range) -> None:
+def check_requests(numbers: range, sites: SmallSites = SITES) -> None:
     """Requests to train and to evaluate, on the whole way through a hospital."""
-    hospital, read = Attacked(), list[bool]()
-    for number, it in enumerate(cases(("train", "evaluate"), numbers)):
+    hospital, read = Attacked(sites), list[bool]()
+    for number, it in enumerate(cases(("train", "evaluate"), numbers, sites)):
         read.append(hospital.answered(it))
         assert number % 10 or hospital.is_unchanged(), it.name
     assert hospital.is_unchanged() and len(read) > 1.5 * len(numbers)
     assert 0.05 < sum(read) / len(read) < 0.5, "some are changed within what is allowed, most are not"
 
 
-def check_federation(path: Path, seed: str, rounds: int) -> None:
+def check_federation(path: Path, seed: str, rounds: int, **federation: Any) -> None:
     """A federation with one liar ends as if the liar had sent its good replies only, bit for bit."""
-    study, events = study_of(rounds), list[Event]()
-    liar = Liar(seed, SmallSites(study).site(0).contract)
+    study, events = study_of(rounds, **federation), list[Event]()
+    liar = Liar(seed, SmallSites(study, path).site(0).contract)
     state = federate(path / "liar", study, {LIARS_NODE: liar}, events.append)
     twin = federate(path / "twin", study, {LIARS_NODE: Twin(liar.counted)})
     for ours, theirs in zip(state.history, twin.history, strict=True):
@@ -220,6 +232,39 @@ def test_a_hospital_answers_a_request_or_refuses_it_with_a_word() -> None:
 
 def test_a_liar_changes_nothing_but_its_own_part(tmp_path: Path) -> None:
     check_federation(tmp_path, "a", 60)
+
+
+@few_bits
+def test_replies_of_few_bits_are_read_or_refused(tmp_path: Path, bits: int) -> None:
+    check_replies(range(400), SmallSites(FEW[bits], tmp_path))
+
+
+def test_requests_of_few_bits_are_answered_or_refused(tmp_path: Path) -> None:
+    check_requests(range(200), SmallSites(FEW[8], tmp_path))
+
+
+@few_bits
+def test_a_liar_of_few_bits_changes_nothing_but_its_own_part(tmp_path: Path, bits: int) -> None:
+    check_federation(tmp_path, "a", 40, update_bits=bits, model_bits=16)
+
+
+@few_bits
+def test_a_message_of_other_bits_is_refused(bits: Bits, tmp_path: Path) -> None:
+    """A study says how many, and nobody may choose others."""
+    asked = Ticket(STUDY.study_id, "run", 7, 1, Phase.TRAIN)
+    reply = SITES.site(1).answer(Request(asked, CONTRACT.schema, SmallLearner().start()))
+    with pytest.raises(WireError) as error:
+        unpack_reply(pack_reply(reply), replace(CONTRACT, update_bits=bits), asked)
+    assert error.value.code == Code.DTYPE
+    with pytest.raises(WireError) as error:
+        unpack_request(question(asked).content, replace(CONTRACT, model_bits=16))
+    assert error.value.code == Code.DTYPE
+
+
+@pytest.mark.slow
+@few_bits
+def test_thousands_of_replies_of_few_bits_are_read_or_refused(tmp_path: Path, bits: int) -> None:
+    check_replies(range(400, 3000), SmallSites(FEW[bits], tmp_path))
 
 
 @pytest.mark.slow

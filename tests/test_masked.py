@@ -19,7 +19,7 @@ from bioface_core.errors import RoundError
 from bioface_core.messages import Code, Phase, Request, Ticket
 from bioface_core.secure import Words
 from bioface_core.steps import MESSAGE_TYPES, Step, message_type
-from bioface_core.summand import Summand
+from bioface_core.summand import Summand, Vector
 from server.central import CentralPlan
 from server.journal import Aggregated, Failed, LeftOut, Survived
 from server.rounds import RunState
@@ -109,7 +109,7 @@ def test_a_weight_is_cut_off_at_the_largest(tmp_path: Path) -> None:
 
 def test_private_patients_keep_their_loss() -> None:
     summand = Summand.of(STUDY.replace({"privacy": {"unit": "patient"}}), SmallLearner())
-    assert summand.length(Phase.TRAIN) == SmallLearner.size + 1 + 3
+    assert summand.vector(Phase.TRAIN) == Vector(SmallLearner.size + 1 + 3, "uint32")
     assert summand.updates(np.zeros(36, np.uint32), 3).loss is None
 
 

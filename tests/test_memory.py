@@ -22,11 +22,12 @@ from bioface_core.errors import HospitalError, WireError
 from bioface_core.evaluate import Counts
 from bioface_core.files import write_bytes
 from bioface_core.learner import LocalResult
-from bioface_core.messages import Code, Phase, Reply, Request, Ticket
+from bioface_core.messages import Code, Evaluation, Phase, Reply, Request, Ticket
 from bioface_core.photos import PhotoSet
 from client.memory import Memory
 from client.site import Site
 from tests.small_federation import SmallLearner, in_a_process, photos_of, small_study
+from tests.small_run import counted
 
 STUDY = small_study()
 _OPEN: list[Memory] = []  # closed when a test ends
@@ -118,6 +119,16 @@ def test_the_same_question_under_another_ticket_gets_the_same_answer(
     assert learner.worked == 0 and same(first, second) and second.ticket == again.ticket
     with pytest.raises(WireError):
         site.answer(again)
+
+
+def test_counts_are_remembered_with_how_sure_the_model_was(path: Path) -> None:
+    asked, memory = question(Phase.EVALUATE), open_memory(path)
+    counts = replace(SmallLearner().evaluate(asked.vector, photos_of([0, 1, 2])), reliability=counted(3))
+    memory.once(asked, lambda: Evaluation(asked.ticket, "hospital-1", counts))
+    memory.close()
+    again = question(Phase.EVALUATE, attempt=2)
+    reply = open_memory(path).once(again, lambda: pytest.fail("it was computed anew"))
+    assert isinstance(reply, Evaluation) and torch.equal(reply.counts.cells, counts.cells)
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def round_record(number: int, names: list[str], counts: Counts) -> dict[str, Any
         "bytes_down": 2_900_000 * len(names) if number else 0,
         "bytes_up": 2_900_000 * len(answered),
         "counts": counts.to_json(),
+        "hospital_bytes": {name: [2_900_000 * (number > 0), 2_900_000 * (name in answered)] for name in names},
     }
 
 
@@ -463,6 +464,31 @@ def test_only_so_many_photos_are_drawn() -> None:
     chosen_M = embedding_map.drawn(5000)
     assert len(chosen_M) == len(chosen_M.unique()) == embedding_map.MOST_DRAWN and chosen_M[-1] == 4999
     assert embedding_map.drawn(3).tolist() == [0, 1, 2]
+
+
+def test_what_went_over_each_line_is_told(run: Path) -> None:
+    """Everywhere: as facts, on the page, in the terminal; hospital-5 sent nothing in round 3."""
+    found = report.build(run)
+    rounds = found.rounds_planned
+    last = found.traffic[-1]
+    assert [line.hospital for line in found.traffic] == [hospital.name for hospital in found.hospitals]
+    assert (last.down, last.up) == (rounds * 2_900_000, (rounds - 1) * 2_900_000)
+    assert last.down_per_round == 2_900_000
+    assert last.up_per_round == pytest.approx(2_900_000 * (rounds - 1) / rounds)
+    assert sum(line.down for line in found.traffic) == sum(one.bytes_down for one in found.rounds)
+    report.write_report(run)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "What went over each line?" in page and json.loads((run / "report.json").read_text())["traffic"]
+    assert "2.9\N{NO-BREAK SPACE}MB down and 2.9\N{NO-BREAK SPACE}MB up a round" in str(report.table(found).caption)
+
+
+def test_an_older_run_says_nothing_of_lines(run: Path) -> None:
+    for path in run.glob("round-*.json"):
+        content = json.loads(path.read_text())
+        del content["hospital_bytes"]
+        path.write_text(json.dumps(content))
+    assert report.write_report(run).traffic == ()
+    assert "What went over each line?" not in (run / "report.html").read_text()
 
 
 def test_how_sure_the_model_may_be_is_told(run: Path) -> None:

@@ -104,7 +104,7 @@ def test_the_traffic_is_what_the_messages_weigh() -> None:
     up = [
         payload_bytes(pack_reply(reply)) for reply in (update, Evaluation(evaluate, "charite", Counts.zeros(CLASSES)))
     ]
-    traffic = Traffic.of(SIZE, CLASSES, rounds=3)
+    traffic = Traffic.of(Study().replace({"syndromes": list("abc"), "federation": {"rounds": 3}}), SIZE)
     assert (traffic.down_per_round, traffic.up_per_round) == (sum(down), sum(up))
     assert traffic.down_in_all == 3 * sum(down) + down[1], "round 0 is evaluated and not trained"
     assert traffic.up_in_all == 3 * sum(up) + up[1]

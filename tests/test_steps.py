@@ -37,6 +37,7 @@ from bioface_core.steps import (
     message_type,
 )
 from bioface_core.steps_wire import pack_answer, pack_asked, unpack_answer, unpack_asked
+from bioface_core.summand import Vector
 from bioface_core.wire import fold, unfold
 from client.app import answer
 from tests.damage import changed
@@ -79,7 +80,7 @@ def read_asked(record: RecordDict, step: Step) -> Asked:
 
 
 def read_answer(record: RecordDict, step: Step) -> Answer:
-    return unpack_answer(record, CONTRACT, TICKET, step, LENGTH)
+    return unpack_answer(record, CONTRACT, TICKET, step, Vector(LENGTH, "uint32"))
 
 
 def refused(read: Callable[[], object]) -> str:

@@ -115,7 +115,9 @@ def attack(
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="simulate, phantoms, deploy, secure, dp, predict, aggregate or intake.")],
+    name: Annotated[
+        str, typer.Argument(help="simulate, phantoms, deploy, secure, dp, predict, aggregate, intake or bytes.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Measure a claim on this machine, side by side in one run."""

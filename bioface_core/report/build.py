@@ -6,13 +6,13 @@ Legend: K syndromes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from bioface_core.calibration import Calibration, fit
 from bioface_core.evaluate import Counts, difference, macro_top, mean_rate, sensitivity
-from bioface_core.report.facts import Arm, Hospital, Mistake, Report, Round, Syndrome
+from bioface_core.report.facts import Arm, Hospital, Mistake, Report, Round, Syndrome, Traffic
 from bioface_core.report.run_folder import ArmRecord, RoundRecord, RunFiles, read_run
 from bioface_core.report.words import headline, limits, notes
 from bioface_core.syndromes import catalogue
@@ -54,6 +54,7 @@ def report_of(run: RunFiles, names: Mapping[str, str]) -> Report:
         hospitals=tuple(Hospital(one.name, one.train_patients_K, one.heldout_patients_K) for one in run.hospitals),
         calibration=_calibration(run),
         attacks=run.attacks,
+        traffic=_traffic(run.rounds),
     )
     report = _compared(report)
     return replace(report, headline=headline(report), notes=notes(report), limits=limits(report))
@@ -112,7 +113,22 @@ def _round(record: RoundRecord) -> Round:
         record.bytes_up,
         macro_top(record.counts, 1),
         macro_top(record.counts, 3),
+        record.hospital_bytes,
     )
+
+
+def _traffic(rounds: Sequence[RoundRecord]) -> tuple[Traffic, ...]:
+    """What went over each hospital's line, in the order in which they were first asked."""
+    hospitals = dict.fromkeys(name for record in rounds for name in record.hospital_bytes)
+    return tuple(_traffic_of(name, rounds) for name in hospitals)
+
+
+def _traffic_of(hospital: str, rounds: Sequence[RoundRecord]) -> Traffic:
+    asked = [record for record in rounds if hospital in record.hospital_bytes]
+    down, up = (sum(record.hospital_bytes[hospital][way] for record in asked) for way in (0, 1))
+    trained = [record.hospital_bytes[hospital] for record in asked if record.round > 0]
+    down_mean, up_mean = (sum(moved[way] for moved in trained) / max(1, len(trained)) for way in (0, 1))
+    return Traffic(hospital, down_mean, up_mean, down, up)
 
 
 def _syndromes(keys: tuple[str, ...], final: Counts | None, names: Mapping[str, str]) -> tuple[Syndrome, ...]:

@@ -59,6 +59,7 @@ class Round:
         bytes_up: received from them.
         top1: macro Top-1 after the round.
         top3: macro Top-3 after the round.
+        hospital_bytes: hospital to the bytes sent to it, and received from it; empty in older runs.
     """
 
     round: int
@@ -70,6 +71,26 @@ class Round:
     bytes_up: int
     top1: Rate
     top3: Rate
+    hospital_bytes: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What went over a hospital's line, in bytes of arrays.
+
+    Attributes:
+        hospital: its name.
+        down_per_round: sent to it in a round of training in which it was asked, on average.
+        up_per_round: received from it, the same.
+        down: in all, the evaluation before the first round among it.
+        up: the same.
+    """
+
+    hospital: str
+    down_per_round: float
+    up_per_round: float
+    down: int
+    up: int
 
 
 @dataclass(frozen=True)
@@ -133,6 +154,7 @@ class Report:
         hospitals: empty in a deployment, where nobody may know.
         calibration: how sure the federated model may be; None where that was not counted.
         attacks: what attacks on the run found; None where nobody tried.
+        traffic: of each hospital that was asked; empty in older runs.
         headline: the result in a sentence or three.
         notes: what is missing from this report, and why.
         limits: what must not be concluded from it.
@@ -153,6 +175,7 @@ class Report:
     hospitals: tuple[Hospital, ...]
     calibration: Calibration | None = None
     attacks: Attacks | None = None
+    traffic: tuple[Traffic, ...] = ()
     headline: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()

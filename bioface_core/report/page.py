@@ -83,7 +83,7 @@ def render(report: Report, embeddings: Embeddings | None) -> str:
         "percent": words.percent,
         "interval": words.interval,
         "points": words.points,
-        "data": data_size,
+        "data": words.data_size,
         "short": short_name,
         "reading": reading,
         "sureness": sureness,
@@ -173,12 +173,3 @@ def attack_rows(attacks: Attacks | None) -> list[tuple[str, ...]]:
 def short_name(name: str) -> str:
     """A syndrome's name where every entry is a syndrome."""
     return name.removesuffix(" syndrome")
-
-
-def data_size(size: int) -> str:
-    """Bytes as people read them: ``1.4 MB``."""
-    value, units = float(size), ["B", "kB", "MB", "GB"]
-    while value >= 1000 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    digits = 0 if units[0] == "B" or value >= 100 else 1
-    return f"{value:.{digits}f}\N{NO-BREAK SPACE}{units[0]}"

@@ -43,6 +43,7 @@ class RoundRecord(_Raw):
     bytes_down: _NotNegative
     bytes_up: _NotNegative
     counts: _Tally
+    hospital_bytes: dict[str, tuple[_NotNegative, _NotNegative]] = {}
 
 
 class ArmRecord(_Raw):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bioface_core.report.facts import Arm, Report
-from bioface_core.report.words import NOT_KNOWN, headline, percent, plural, whole_interval
+from bioface_core.report.words import NOT_KNOWN, headline, moved, percent, plural, whole_interval
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,7 +54,7 @@ def _cells(arm: Arm) -> list[str]:
 
 
 def _caption(report: Report) -> list[str]:
-    """How to read it, the result, what is missing."""
+    """How to read it, the result, what it took, what is missing."""
     federated = report.federated
     patients = federated.top1.patients if federated else 0
     chance = percent(1 / max(1, len(report.study.syndromes)))
@@ -63,4 +63,4 @@ def _caption(report: Report) -> list[str]:
         f"{plural(len(report.study.syndromes), 'syndrome')}; 95 % intervals in brackets; guessing: {chance}. "
         "Own: Top-1 on the hospital's own held-out patients."
     )
-    return [reading, "", *headline(report), *report.notes]
+    return [reading, "", *headline(report), *moved(report), *report.notes]

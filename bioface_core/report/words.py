@@ -40,6 +40,27 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def data_size(size: float) -> str:
+    """Bytes as people read them: ``1.4 MB``."""
+    value, units = float(size), ["B", "kB", "MB", "GB"]
+    while value >= 1000 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    digits = 0 if units[0] == "B" or value >= 100 else 1
+    return f"{value:.{digits}f}\N{NO-BREAK SPACE}{units[0]}"
+
+
+def moved(report: Report) -> tuple[str, ...]:
+    """What went over the hospitals' lines; nothing where that was not counted by hospital."""
+    if not report.traffic:
+        return ()
+    most = max(report.traffic, key=lambda line: line.down_per_round + line.up_per_round)
+    down, up = (sum(getattr(line, way) for line in report.traffic) for way in ("down", "up"))
+    return (
+        f"Over a hospital's line: {data_size(most.down_per_round)} down and {data_size(most.up_per_round)} up a round "
+        f"at most; over all lines and rounds {data_size(down)} and {data_size(up)}.",
+    )
+
+
 def privacy(study: Study) -> str:
     """What a study promises, and to whom."""
     settings = study.privacy

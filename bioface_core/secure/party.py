@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -97,12 +96,12 @@ class Party:
         """Step 3: the vector under a mask of its own and one for each other sharer.
 
         Args:
-            values_n: uint32 (n,).
+            values_n: uint32 or uint16 (n,).
             sealed: of the threshold or more, counting itself; their senders and itself are the sharers.
             model: names what the vector is an answer about; where another hospital's is another, the sum is noise.
 
         Returns:
-            uint32 (n,), uniform to whoever lacks the keys.
+            As many words of the same type, uniform to whoever lacks the keys.
 
         Raises:
             SecureError: too few, or one that is repeated, not for it, of a stranger, or does not open.
@@ -114,7 +113,7 @@ class Party:
             others = [self._adverts[name] for name in self._sharers if name != self._hospital]
             pairs = pair_keys(self._session, self._mask_key, self._adverts[self._hospital], others, model)
             own = self_key(self._session, self._hospital, self._seed)
-            masked_n = values_n.astype(np.uint32, casting="no", copy=True)
+            masked_n = values_n.copy()
             add_masks(masked_n, [own, *pairs.adding], pairs.subtracting)
             return masked_n
 

@@ -21,9 +21,8 @@ from bioface_core.messages import Code
 from bioface_core.report.build import catalogue_names, report_of
 from bioface_core.report.curves import loss_curve, rate_curve
 from bioface_core.report.facts import Report
-from bioface_core.report.page import data_size
 from bioface_core.report.run_folder import read_run
-from bioface_core.report.words import interval, percent
+from bioface_core.report.words import data_size, interval, percent
 from server.dashboard.words import budget, headline, heard, told
 
 _LINES = 500  # of the journal that are shown

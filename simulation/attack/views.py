@@ -125,7 +125,7 @@ class Lab:
         largest = max(update.weight for update in updates)
         shape = (self._learner.size, self._learner.classes, self._learner.embedding)
         summand = Summand(*shape, len(updates), largest, self.study.update_bound, has_loss=True)
-        total_m = np.zeros(summand.length(Phase.TRAIN), np.uint32)
+        total_m = np.zeros(summand.vector(Phase.TRAIN).length, np.uint32)
         for update in updates:
             total_m += summand.encode(update, SecretRandom())  # modulo 2**32, as masks cancel
         return summand.mean(summand.updates(total_m, len(updates)))

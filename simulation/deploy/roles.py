@@ -19,6 +19,7 @@ from client.executor import TaskLoop
 from client.gate import Gate
 from client.hospital import Hospital
 from client.memory import Memory
+from client.residuals import Residuals
 from client.site import Site
 from server.app import make_server_app
 from server.grid import server_task
@@ -45,7 +46,8 @@ def _site(folder: Path, values: int) -> None:
     learner = _learner(kit.study, values, hospital.state / "work.jsonl")
     gate = Gate(hospital.settings.policy, kit.study.study_id, hospital.rounding_key)
     memory, photos = Memory(hospital.memory), (store.train(), store.heldout())
-    site = Site(hospital.settings.name, kit.study, learner, *photos, gate, memory)
+    residuals = Residuals(hospital.residuals)
+    site = Site(hospital.settings.name, kit.study, learner, *photos, gate, memory, residuals=residuals)
     port, spoken = hospital.settings.ports.runtime, partial(answer, open_site=lambda context: site)
     TaskLoop(port, hospital.secret, kit.bundle_sha256, spoken).run(stop)
 

@@ -33,15 +33,15 @@ Spoil = Callable[[Update, float], RecordDict]
 def _not_a_number(update: Update, bound: float) -> RecordDict:
     delta = update.delta.clone()
     delta[0] = torch.nan
-    return pack_reply(replace(update, delta=delta))
+    return pack_reply(replace(update, delta=delta, coded=None))
 
 
 def _wrong_length(update: Update, bound: float) -> RecordDict:
-    return pack_reply(replace(update, delta=update.delta[:-1]))
+    return pack_reply(replace(update, delta=update.delta[:-1], coded=None))
 
 
 def _huge(update: Update, bound: float) -> RecordDict:
-    return pack_reply(replace(update, delta=torch.full_like(update.delta, bound)))
+    return pack_reply(replace(update, delta=torch.full_like(update.delta, bound), coded=None))
 
 
 def _negative_weight(update: Update, bound: float) -> RecordDict:
