@@ -15,7 +15,7 @@ from flwr.app import Context
 from bioface_core.config import Study, read_study
 from bioface_core.learner import Learner, use
 from bioface_core.start import read_start
-from bioface_core.store import Store, read_store, write_store
+from bioface_core.store import Store, photos_in, read_store, write_store
 from client.masking import Masking
 from client.site import Site
 from simulation.hospitals import hospital_names
@@ -53,6 +53,11 @@ def has_hospitals(folder: Path, study: Study) -> bool:
 def read_hospital(folder: Path, study: Study, index: int) -> Store:
     """The store of hospital ``index``, from 0."""
     return read_store(folder / _HOSPITALS / hospital_names(study)[index])
+
+
+def photos_of_hospitals(folder: Path, study: Study) -> list[int]:
+    """How many photos each hospital has, in their order."""
+    return [photos_in(folder / _HOSPITALS / name) for name in hospital_names(study)]
 
 
 @lru_cache(maxsize=2)
