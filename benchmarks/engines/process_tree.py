@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_SET_CHILD_SUBREAPER = 36  # prctl: orphans below us become our children, not those of process 1
+_SET_CHILD_SUBREAPER = 36  # of prctl(2)
 _LOOK_S = 0.1
 _TICKS = os.sysconf("SC_CLK_TCK")
+
+_Process = tuple[int, str]  # number, and when it started: numbers are used again
 
 
 @dataclass(frozen=True)
@@ -39,22 +43,33 @@ def run_measured(command: Sequence[str], environment: Mapping[str, str], log: Pa
     Raises:
         RuntimeError: it failed; the end of what it printed is in the message.
     """
-    ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    seen: dict[tuple[int, str], float] = {}
+    others = _descendants(os.getpid()).keys()
+    seen: dict[_Process, float] = {}
     began = time.monotonic()
-    with log.open("wb") as out:
+    with _adopting_orphans(), log.open("wb") as out:
         process = subprocess.Popen(command, env=dict(environment), stdout=out, stderr=subprocess.STDOUT)
         while process.poll() is None:
             time.sleep(_LOOK_S)
             seen |= _descendants(os.getpid())
-    wall = time.monotonic() - began
-    _end_orphans()
+        wall = time.monotonic() - began
+        _end(_descendants(os.getpid()).keys() - others)
     if process.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-3000:]}")
-    return Cost(sum(seen.values()), wall)
+    return Cost(sum(cpu for process, cpu in seen.items() if process not in others), wall)
 
 
-def _descendants(root: int) -> dict[tuple[int, str], float]:
+@contextmanager
+def _adopting_orphans() -> Iterator[None]:
+    """Processes whose parent has ended become our children meanwhile, not those of process 1."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        libc.prctl(_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def _descendants(root: int) -> dict[_Process, float]:
     """CPU seconds of every process below ``root``, by number and start."""
     parents: dict[int, int] = {}
     seconds: dict[int, tuple[str, float]] = {}
@@ -77,13 +92,12 @@ def _is_below(number: int, root: int, parents: Mapping[int, int]) -> bool:
     return False
 
 
-def _end_orphans() -> None:
+def _end(processes: Iterable[_Process]) -> None:
     """Kills and reaps what the command left running."""
-    for number, _ in _descendants(os.getpid()):
-        os.kill(number, 9)
-    while True:
-        try:
-            if os.waitpid(-1, 0)[0] == 0:
-                return
-        except ChildProcessError:
-            return
+    numbers = [number for number, _ in processes]
+    for number in numbers:
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    for number in numbers:
+        with suppress(ChildProcessError):
+            os.waitpid(number, 0)

@@ -32,7 +32,7 @@ from simulation.stage1 import make_start
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parent.parent
-_STUDY = (
+STUDY = (
     "name=engines",
     "loss.mode=joint",
     "loss.identification=false",
@@ -82,7 +82,7 @@ def main() -> None:
     typed = _arguments()
     frameworks = [one for one in _frameworks(typed) if not typed.only or one.name in typed.only]
     with tempfile.TemporaryDirectory() as scratch:
-        laid = lay_out(Path(scratch) / "laid", read_study(find_study("demo"), (*_STUDY, *typed.set)))
+        laid = typed.laid or lay_out(Path(scratch) / "laid", read_study(find_study("demo"), (*STUDY, *typed.set)))
         found: dict[tuple[str, int], list[Measured]] = {}
         for _ in range(typed.times):
             for rounds in (typed.few, typed.many):
@@ -114,7 +114,7 @@ def measure(framework: Framework, laid: Path, rounds: int, workers: int, scratch
     script, *first = framework.script
     order = [str(laid), str(rounds), str(workers), str(out)]
     command = [framework.python, str(HERE / script), *first, *order]
-    cost = run_measured(command, _environment(), scratch / "log.txt")
+    cost = run_measured(command, environment(), scratch / "log.txt")
     result = json.loads(out.read_text(encoding="utf-8"))
     return Measured(cost, result["right"] / result["patients"])
 
@@ -147,7 +147,7 @@ def _frameworks(typed: argparse.Namespace) -> list[Framework]:
     return frameworks
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """One thread for every process, our code on the path, nobody told."""
     quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     path = os.pathsep.join([str(CHECKOUT), str(HERE)])
@@ -164,6 +164,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="hospitals that train at the same time, where they can")
     parser.add_argument("--only", action="append", default=[], help="a row's name; may be given several times")
     parser.add_argument("--set", action="append", default=[], help="another setting of the study, such as seed=1")
+    parser.add_argument("--laid", type=Path, help="files that an earlier call laid out (study.yaml, start, hospitals)")
     return parser.parse_args()
 
 

@@ -27,7 +27,8 @@ def main() -> None:
             learner, _ = open_learner(run.path)
         model = make_model(order.laid)
         model.load_state_dict(learner.weights(state.server.vector), strict=False)
-        write_result(order, model)
+        seconds = sum(summary.seconds for summary in state.history[1:])
+        write_result(order, model, seconds_of_rounds=seconds)
 
 
 if __name__ == "__main__":
