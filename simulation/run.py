@@ -84,7 +84,7 @@ def federate(folder: RunFolder, study: Study, progress: Progress) -> RunState:
     if plan is not None:
         progress.say(plan.cost(model.size, len(names)))
     server_app = make_server_app(study, model, folder, names, _rounds_bar(study, progress), ends.append)
-    _run_engine(study, server_app, folder.path)
+    run_engine(study, server_app, folder.path)
     if plan is not None:
         sums = _sums_taken(folder)
         progress.say(f"{sums} noisy sums have spent epsilon {plan.epsilon_after(sums):.3g} at delta {plan.delta:g}")
@@ -105,7 +105,7 @@ def _settled(study: Study) -> Study:
     return study.replace({"model": {"base_sha256": read_base(Path(study.model.base), study.model).sha256}})
 
 
-def _run_engine(study: Study, server_app: ServerApp, folder: Path) -> None:
+def run_engine(study: Study, server_app: ServerApp, folder: Path) -> None:
     """Runs the server's app and the hospitals on the engine the study names; Ray is loaded only where it is wanted."""
     settings, open_site = study.simulation, sites.SiteOpener(folder)
     hospitals = len(hospital_names(study))

@@ -4,8 +4,9 @@
 
 Ideal is what the machine gives to as many copies of the one-process engine, started together: in the time of one copy,
 each does the whole work. In turn: the copies, our workers, Flower's Ray runtime, all on the same files; medians of the
-ratios. Eight hospitals of the same size, so that the work can be shared out evenly. Without start-up: the seconds of
-rounds 1 to the last; with it: the whole command.
+ratios. Eight hospitals of the same size, so that the work can be shared out evenly. Three ways: the CPU seconds of the
+longest path through the rounds (see ``critical_path.py``), the wall seconds of the rounds, and those of the whole
+command with its start.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import median
 
@@ -35,47 +38,54 @@ STUDY = (
 )
 
 
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of a run: of the longest path, of the rounds' wall clock, of the whole command."""
+
+    path: float
+    rounds: float
+    command: float
+
+
 def main() -> None:
     """Runs the three in turn and prints a line for each engine."""
     typed = _arguments()
-    ratios: dict[str, list[tuple[float, float]]] = {"workers": [], "flower": []}
+    found: dict[str, list[Spent]] = {"workers": [], "flower": []}
     with tempfile.TemporaryDirectory() as scratch:
         laid = lay_out(Path(scratch) / "laid", read_study(find_study("demo"), STUDY))
         for _ in range(typed.times):
-            copies = together("inline", typed.workers, laid, typed.rounds, typed.workers, Path(scratch))
-            for engine, found in ratios.items():
-                (one,) = together(engine, 1, laid, typed.rounds, typed.workers, Path(scratch))
-                ideal = tuple(sum(column) / typed.workers / typed.workers for column in zip(*copies, strict=True))
-                found.append((ideal[0] / one[0], ideal[1] / one[1]))
-                print(f"{engine}: {one}, ideal {ideal}", file=sys.stderr, flush=True)
-    for engine, found in ratios.items():
-        without, with_start = (median(column) for column in zip(*found, strict=True))
-        print(f"{engine}: {without:.2f} of ideal without start-up, {with_start:.2f} with it")
+            copies = together("inline", typed.workers, laid, typed, Path(scratch))
+            for engine, shares in found.items():
+                (one,) = together(engine, 1, laid, typed, Path(scratch))
+                shares.append(share_of_ideal(one, copies))
+                print(f"{engine}: {one}; copies: {copies}", file=sys.stderr, flush=True)
+    print("| engine | CPU seconds | wall seconds | with the start |\n|---|---|---|---|")
+    for engine, shares in found.items():
+        columns = zip(*(astuple(share) for share in shares), strict=True)
+        print(f"| `{engine}` | " + " | ".join(f"{median(column):.2f}" for column in columns) + " |")
 
 
-def together(
-    engine: str, copies: int, laid: Path, rounds: int, workers: int, scratch: Path
-) -> list[tuple[float, float]]:
-    """Runs copies of an engine at the same time.
+def share_of_ideal(one: Spent, copies: Sequence[Spent]) -> Spent:
+    """How much of the ideal speed a run has: each of its three times beside a share of the copies' mean."""
+    means = [sum(column) / len(copies) for column in zip(*map(astuple, copies), strict=True)]
+    return Spent(*(mean / len(copies) / own for mean, own in zip(means, astuple(one), strict=True)))
 
-    Returns:
-        Wall seconds of the rounds and of the whole command, of each copy.
-    """
+
+def together(engine: str, copies: int, laid: Path, typed: argparse.Namespace, scratch: Path) -> list[Spent]:
+    """Runs copies of an engine at the same time."""
     outs = [scratch / f"{engine}-{copy}.json" for copy in range(copies)]
-    script = [sys.executable, str(HERE / "with_bioface.py"), engine, str(laid), str(rounds), str(workers)]
+    script = [sys.executable, str(HERE / "critical_path.py"), engine, str(laid), str(typed.rounds), str(typed.workers)]
     began, ends = time.monotonic(), dict[int, float]()
-    processes = [
-        subprocess.Popen([*script, str(out)], env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        for out in outs
-    ]
+    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    processes = [subprocess.Popen([*script, str(out)], env=environment(), **nowhere) for out in outs]
     while len(ends) < copies:
         time.sleep(0.02)
         ended = [copy for copy, process in enumerate(processes) if process.poll() is not None and copy not in ends]
         ends |= dict.fromkeys(ended, time.monotonic() - began)
     if any(process.returncode for process in processes):
-        raise RuntimeError(f"{engine} failed: run {' '.join(script)} OUT")
+        raise RuntimeError(f"{engine} failed: {' '.join(script)} OUT")
     results = [json.loads(out.read_text(encoding="utf-8")) for out in outs]
-    return [(result["seconds_of_rounds"], ends[copy]) for copy, result in enumerate(results)]
+    return [Spent(result["path"], result["wall"], ends[copy]) for copy, result in enumerate(results)]
 
 
 def _arguments() -> argparse.Namespace:

@@ -124,12 +124,12 @@ def recognised(model: nn.Module, study: Study, heldout: PhotoSet) -> tuple[int, 
     return int((scores_PK.argmax(1) == labels_P).sum()), len(labels_P)
 
 
-def write_result(order: Order, model: nn.Module, **more: float) -> None:
-    """Leaves the final model's accuracy on the held-out patients of all hospitals, and what else there is to say."""
+def write_result(order: Order, model: nn.Module) -> None:
+    """Leaves the final model's accuracy on the held-out patients of all hospitals."""
     study = study_of(order.laid)
     counts = [recognised(model, study, hospital(order.laid, number)[1]) for number in numbers(study)]
     right, patients = (sum(column) for column in zip(*counts, strict=True))
-    order.out.write_text(json.dumps({"right": right, "patients": patients, **more}), encoding="utf-8")
+    order.out.write_text(json.dumps({"right": right, "patients": patients}), encoding="utf-8")
 
 
 def numbers(study: Study) -> Iterable[int]:

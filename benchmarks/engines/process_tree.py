@@ -43,16 +43,16 @@ def run_measured(command: Sequence[str], environment: Mapping[str, str], log: Pa
     Raises:
         RuntimeError: it failed; the end of what it printed is in the message.
     """
-    others = _descendants(os.getpid()).keys()
+    others = _descendants().keys()
     seen: dict[_Process, float] = {}
     began = time.monotonic()
     with _adopting_orphans(), log.open("wb") as out:
         process = subprocess.Popen(command, env=dict(environment), stdout=out, stderr=subprocess.STDOUT)
         while process.poll() is None:
             time.sleep(_LOOK_S)
-            seen |= _descendants(os.getpid())
+            seen |= _descendants()
         wall = time.monotonic() - began
-        _end(_descendants(os.getpid()).keys() - others)
+        _end(_descendants().keys() - others)
     if process.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-3000:]}")
     return Cost(sum(cpu for process, cpu in seen.items() if process not in others), wall)
@@ -69,8 +69,8 @@ def _adopting_orphans() -> Iterator[None]:
         libc.prctl(_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
-def _descendants(root: int) -> dict[_Process, float]:
-    """CPU seconds of every process below ``root``, by number and start."""
+def cpu_seconds(root: int) -> dict[_Process, float]:
+    """CPU seconds of ``root`` and of every process below it, by number and start."""
     parents: dict[int, int] = {}
     seconds: dict[int, tuple[str, float]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -87,9 +87,12 @@ def _descendants(root: int) -> dict[_Process, float]:
 def _is_below(number: int, root: int, parents: Mapping[int, int]) -> bool:
     while number in parents and number != root:
         number = parents[number]
-        if number == root:
-            return True
-    return False
+    return number == root
+
+
+def _descendants() -> dict[_Process, float]:
+    """The processes below this one."""
+    return {process: cpu for process, cpu in cpu_seconds(os.getpid()).items() if process[0] != os.getpid()}
 
 
 def _end(processes: Iterable[_Process]) -> None:

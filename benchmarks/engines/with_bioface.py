@@ -27,8 +27,7 @@ def main() -> None:
             learner, _ = open_learner(run.path)
         model = make_model(order.laid)
         model.load_state_dict(learner.weights(state.server.vector), strict=False)
-        seconds = sum(summary.seconds for summary in state.history[1:])
-        write_result(order, model, seconds_of_rounds=seconds)
+        write_result(order, model)
 
 
 if __name__ == "__main__":
