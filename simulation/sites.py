@@ -61,9 +61,15 @@ def photos_of_hospitals(folder: Path, study: Study) -> list[int]:
 
 
 @lru_cache(maxsize=2)
+def open_study(folder: Path) -> Study:
+    """The study of a run, read once in this process: YAML is slow."""
+    return read_study(folder / "study.yaml")
+
+
+@lru_cache(maxsize=2)
 def open_learner(folder: Path) -> tuple[Learner, torch.device]:
     """The network of a run, resident in this process, and the device it is on."""
-    study = read_study(folder / "study.yaml")
+    study = open_study(folder)
     device, start = use(study.speed), read_start(folder, study)
     return Learner(study, start.base, start.identities, device), device
 
@@ -71,7 +77,7 @@ def open_learner(folder: Path) -> tuple[Learner, torch.device]:
 @lru_cache(maxsize=64)
 def open_store(folder: Path, index: int) -> Store:
     """The store of hospital ``index``, kept in this process."""
-    return read_hospital(folder, read_study(folder / "study.yaml"), index)
+    return read_hospital(folder, open_study(folder), index)
 
 
 @lru_cache(maxsize=64)

@@ -30,8 +30,9 @@ from simulation.processes import end_with_parent
 
 _AHEAD = 2  # messages in a worker's hands: one it works on, and one so that it need not wait for the server
 _LAST_WORDS_S = 5.0  # for a process that has closed its connection to be gone
-# Loaded once, in a process from which the workers are forked; what they fork from has no threads and no GPU yet.
-_LOADED_ONCE = ["bioface_core.learner", "flwr.clientapp", "client.app", "simulation.sites"]
+# Loaded once, in a process from which the workers are forked, which has no threads and no GPU; dynamo is what torch's
+# first optimiser loads, and takes as long as all the rest.
+_LOADED_ONCE = ["torch._dynamo", "flwr.clientapp", "bioface_core.learner", "client.app", "simulation.sites"]
 
 OpenSite = Callable[[Context], Site]
 

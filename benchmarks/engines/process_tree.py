@@ -71,23 +71,18 @@ def _adopting_orphans() -> Iterator[None]:
 
 def cpu_seconds(root: int) -> dict[_Process, float]:
     """CPU seconds of ``root`` and of every process below it, by number and start."""
-    parents: dict[int, int] = {}
-    seconds: dict[int, tuple[str, float]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    found: dict[_Process, float] = {}
+    waiting = [root]
+    while waiting:
+        folder = Path(f"/proc/{waiting.pop()}")
         try:
-            fields = path.read_text().rpartition(")")[2].split()
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            children = [task.read_text().split() for task in folder.glob("task/*/children")]
         except OSError:
             continue  # it has just ended
-        number = int(path.parent.name)
-        parents[number] = int(fields[1])
-        seconds[number] = fields[19], (int(fields[11]) + int(fields[12])) / _TICKS
-    return {(number, start): cpu for number, (start, cpu) in seconds.items() if _is_below(number, root, parents)}
-
-
-def _is_below(number: int, root: int, parents: Mapping[int, int]) -> bool:
-    while number in parents and number != root:
-        number = parents[number]
-    return number == root
+        found[int(folder.name), fields[19]] = (int(fields[11]) + int(fields[12])) / _TICKS
+        waiting += [int(number) for numbers in children for number in numbers]
+    return found
 
 
 def _descendants() -> dict[_Process, float]:
