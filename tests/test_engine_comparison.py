@@ -18,9 +18,11 @@ from bioface_core.store import read_store
 from bioface_core.weights import read_base
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "benchmarks" / "engines"
-TINY = ("model.width=0.125", "model.embedding=16", "pretrain.identities=4", "pretrain.photos_per_person=2")
-TINY += ("pretrain.epochs=1", "pretrain.batch=8", "simulation.patients_per_syndrome=6", "simulation.hospitals=2")
-TINY += ("simulation.partition.kind=iid", "syndromes=[down, williams]", "train.batch=4")
+TINY = (
+    *("model.width=0.125", "model.embedding=16", "train.batch=4", "syndromes=[down, williams]"),
+    *("pretrain.identities=4", "pretrain.photos_per_person=2", "pretrain.epochs=1", "pretrain.batch=8"),
+    *("simulation.patients_per_syndrome=6", "simulation.hospitals=2", "simulation.partition.kind=iid"),
+)
 WORKING = """
 import pathlib, sys, time
 while time.process_time() < 0.5: pass
