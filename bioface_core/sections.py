@@ -314,17 +314,19 @@ class Simulation(Section):
     """Which hospitals a simulation invents; a real hospital never reads this.
 
     Attributes:
-        engine: ``inline`` in this process, ``flower`` on Flower's Ray runtime.
+        engine: ``inline`` in this process, one hospital after another; ``workers`` in several processes on this
+            machine; ``flower`` on Flower's Ray runtime.
         hospitals: how many.
         stores: real photos instead of phantoms: one store to be partitioned, or one per hospital.
         patients_per_syndrome: phantom patients of each syndrome, over all hospitals.
         photos_per_patient: photos of each phantom.
         heldout: share of patients who are never trained on.
-        workers: processes that train the arms the federation is compared with; 0 chooses for this machine.
+        workers: processes of the engines ``workers`` and ``flower``, and as many that train the arms the federation is
+            compared with; 0 takes one per processor.
         compare: whether each hospital alone and all pooled are trained too.
     """
 
-    engine: Literal["inline", "flower"] = "inline"
+    engine: Literal["inline", "workers", "flower"] = "inline"
     hospitals: Annotated[int, Field(ge=2)] = 5
     stores: tuple[str, ...] = ()
     patients_per_syndrome: Count = 60

@@ -114,6 +114,15 @@ def read_store(folder: Path) -> Store:
         raise PhotoError(f"{folder} is damaged ({type(error).__name__} in {_COLUMNS}): prepare it again") from error
 
 
+def photos_in(folder: Path) -> int:
+    """How many photos a store has, without reading them.
+
+    Raises:
+        PhotoError: no store there, or written by another version.
+    """
+    return int(_read_header(folder)["photos"])
+
+
 def _columns(store: Store) -> dict[str, Tensor]:
     columns = {
         "photos_NCHW": store.photos.photos_NCHW,

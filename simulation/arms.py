@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from multiprocessing.connection import wait
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from bioface_core.files import write_text
 from bioface_core.learner import Learner
 from bioface_core.photos import PhotoSet, concatenate
 from simulation.hospitals import hospital_names
+from simulation.processes import end_with_parent, processes_for
 from simulation.sites import open_learner, open_store
 
 POOLED = "pooled"
@@ -46,7 +44,7 @@ def comparison(folder: Path, study: Study, on_arm: Callable[[int, int], None]) -
     missing = [name for name in names if not _file(folder, name).exists()]
     spawn = multiprocessing.get_context("spawn")
     stop = spawn.Event()
-    workers = study.simulation.workers or os.cpu_count() or 1
+    workers = processes_for(study.simulation.workers, len(names))
     with ProcessPoolExecutor(workers, spawn, initializer=start_worker, initargs=(stop,)) as pool:
         futures = [pool.submit(run_arm, folder, name) for name in missing]
         try:
@@ -115,17 +113,10 @@ def train_alone(learner: Learner, photos: PhotoSet, stream: str) -> Tensor | Non
 
 
 def start_worker(stop: Event) -> None:
-    """Remembers the stop sign, and ends this process when the one that started it is gone (even by kill -9)."""
+    """Remembers the stop sign, and ends this process with the one that started it."""
     global _stop
     _stop = stop
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+    end_with_parent()
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -23,6 +23,7 @@ from flwr.supercore.run import Run
 
 from bioface_core.app_path import add_app_to_path
 from bioface_core.errors import RoundError
+from simulation.processes import processes_for
 
 _log = logging.getLogger("bioface.simulation")
 
@@ -55,7 +56,7 @@ def run_flower(
         RoundError: Flower's runtime ended before the ServerApp did.
     """
     add_app_to_path()
-    actors = min(workers or os.cpu_count() or 1, hospitals)
+    actors = processes_for(workers, hospitals)
     over = threading.Event()
     with _environment(), _quiet_log(over), _killable_actors(over) as kill_actors:
         thread = _ServerThread(server_app, over, kill_actors)

@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from bioface_core import __version__
@@ -34,9 +33,11 @@ from simulation import arms, sites
 from simulation.hospitals import hospital_names, make_hospitals, resolve_syndromes
 from simulation.identities import lay_identities, with_roster
 from simulation.inline import run_inline
+from simulation.processes import processes_for
 from simulation.progress import Progress
 from simulation.record import record
 from simulation.stage1 import make_start
+from simulation.workers import run_workers
 
 
 def simulate(study: Study, runs: Path, progress: Progress) -> Path:
@@ -83,8 +84,7 @@ def federate(folder: RunFolder, study: Study, progress: Progress) -> RunState:
     if plan is not None:
         progress.say(plan.cost(model.size, len(names)))
     server_app = make_server_app(study, model, folder, names, _rounds_bar(study, progress), ends.append)
-    client_app = make_client_app(sites.SiteOpener(folder.path))
-    _run_engine(study, server_app, client_app)
+    run_engine(study, server_app, folder.path)
     if plan is not None:
         sums = _sums_taken(folder)
         progress.say(f"{sums} noisy sums have spent epsilon {plan.epsilon_after(sums):.3g} at delta {plan.delta:g}")
@@ -105,16 +105,20 @@ def settled(study: Study) -> Study:
     return study.replace({"model": {"base_sha256": read_base(Path(study.model.base), study.model).sha256}})
 
 
-def _run_engine(study: Study, server_app: ServerApp, client_app: ClientApp) -> None:
-    """Runs the two apps on the engine the study names; Ray is loaded only where it is wanted."""
+def run_engine(study: Study, server_app: ServerApp, folder: Path) -> None:
+    """Runs the server's app and the hospitals on the engine the study names; Ray is loaded only where it is wanted."""
+    settings, open_site = study.simulation, sites.SiteOpener(folder)
     hospitals = len(hospital_names(study))
-    if study.simulation.engine == "inline":
-        return run_inline(server_app, client_app, hospitals)
+    if settings.engine == "inline":
+        return run_inline(server_app, make_client_app(open_site), hospitals)
+    if settings.engine == "workers":
+        photos_S, workers = sites.photos_of_hospitals(folder, study), processes_for(settings.workers, hospitals)
+        return run_workers(server_app, open_site, photos_S, workers, sticky=study.secure.enabled)
     from simulation.flower import run_flower
 
     # A masked sum is five messages to a hospital, whose keys are in the memory of one process.
-    workers = 1 if study.secure.enabled else study.simulation.workers
-    return run_flower(server_app, client_app, hospitals, workers, study.speed.device)
+    workers = 1 if study.secure.enabled else settings.workers
+    return run_flower(server_app, make_client_app(open_site), hospitals, workers, study.speed.device)
 
 
 def lay_out(folder: Path, study: Study, progress: Progress) -> None:

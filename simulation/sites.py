@@ -15,7 +15,7 @@ from flwr.app import Context
 from bioface_core.config import Study, read_study
 from bioface_core.learner import Learner, use
 from bioface_core.start import read_start
-from bioface_core.store import Store, read_store, write_store
+from bioface_core.store import Store, photos_in, read_store, write_store
 from client.masking import Masking
 from client.residuals import Residuals
 from client.site import Site
@@ -56,10 +56,21 @@ def read_hospital(folder: Path, study: Study, index: int) -> Store:
     return read_store(folder / _HOSPITALS / hospital_names(study)[index])
 
 
+def photos_of_hospitals(folder: Path, study: Study) -> list[int]:
+    """How many photos each hospital has, in their order."""
+    return [photos_in(folder / _HOSPITALS / name) for name in hospital_names(study)]
+
+
+@lru_cache(maxsize=2)
+def open_study(folder: Path) -> Study:
+    """The study of a run, read once in this process: YAML is slow."""
+    return read_study(folder / "study.yaml")
+
+
 @lru_cache(maxsize=2)
 def open_learner(folder: Path) -> tuple[Learner, torch.device]:
     """The network of a run, resident in this process, and the device it is on."""
-    study = read_study(folder / "study.yaml")
+    study = open_study(folder)
     device, start = use(study.speed), read_start(folder, study)
     return Learner(study, start.base, start.identities, device), device
 
@@ -67,7 +78,7 @@ def open_learner(folder: Path) -> tuple[Learner, torch.device]:
 @lru_cache(maxsize=64)
 def open_store(folder: Path, index: int) -> Store:
     """The store of hospital ``index``, kept in this process."""
-    return read_hospital(folder, read_study(folder / "study.yaml"), index)
+    return read_hospital(folder, open_study(folder), index)
 
 
 @lru_cache(maxsize=64)

@@ -127,6 +127,17 @@ def test_inline_and_flower_end_with_the_same_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("masked", [False, True])
+def test_inline_and_workers_end_with_the_same_model(tmp_path: Path, masked: bool) -> None:
+    """Masked sums are exact as well, though a hospital's keys are in one worker."""
+    changes = {"secure": {"enabled": masked}, "federation": {"rounds": 1}}
+    inline = run(tiny(simulation={"hospitals": 3}, **changes), tmp_path / "inline")
+    settings = {"hospitals": 3, "engine": "workers", "workers": 2}
+    workers = run(tiny(simulation=settings, **changes), tmp_path / "workers")
+    assert same(inline, workers)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["round-0000.json", "round-0002.json"])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, moment: str) -> None:
     study = tiny(federation={"rounds": 6}, simulation={"compare": True})

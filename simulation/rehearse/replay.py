@@ -20,7 +20,8 @@ from server.app import make_server_app
 from server.rounds import RoundDone
 from simulation import sites
 from simulation.hospitals import hospital_names
-from simulation.inline import InlineGrid, inline_context
+from simulation.inline import InlineGrid
+from simulation.local_grid import server_context
 
 
 class ReplayGrid(InlineGrid):
@@ -80,5 +81,5 @@ def replay(folder: Path, study: Study, answered: Sequence[Sequence[str]]) -> Ten
     with open_run(folder, study) as run, suppress(_Enough):
         learner, _ = sites.open_learner(folder)
         grid = ReplayGrid(make_client_app(sites.SiteOpener(folder)), hospital_names(study), answered)
-        make_server_app(study, learner, run, grid.nodes, grid.note)(grid, inline_context())
+        make_server_app(study, learner, run, grid.nodes, grid.note)(grid, server_context())
     return last_vector(folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from bioface_core.errors import RunError
 from simulation.arms import start_worker
+from simulation.processes import processes_for
 from simulation.sweep.job import row_file, run_job
 from simulation.sweep.plan import ARM, Job, Sweep, jobs_of
 
@@ -47,8 +47,10 @@ def _run(folder: Path, jobs: list[Job], workers: int, on_job: Callable[[int], No
     if not jobs:
         return
     spawn = multiprocessing.get_context("spawn")
-    stop, processes = spawn.Event(), min(len(jobs), workers or os.cpu_count() or 1)
-    with ProcessPoolExecutor(processes, spawn, initializer=start_worker, initargs=(stop,)) as pool:
+    stop = spawn.Event()
+    with ProcessPoolExecutor(
+        processes_for(workers, len(jobs)), spawn, initializer=start_worker, initargs=(stop,)
+    ) as pool:
         futures = [pool.submit(run_job, folder, job) for job in jobs]
         try:
             for done, future in enumerate(as_completed(futures), start=1):
