@@ -1,12 +1,12 @@
 """What is the part of the trunk that trains given? Photos, or what the frozen front before it once made of them.
 
-Where the front of the trunk is frozen, it makes the same of a photo in every round. A ``FrontCache`` keeps that for each
-view of each photo (bioface_core/views.py), so that a round computes only what trains. It belongs to one set of photos and
-one network; every simulated hospital has its own.
+Where the front of the trunk is frozen, it makes the same of a photo in every round. A ``FrontCache`` keeps that for
+each view of each photo (bioface_core/views.py), so that a round computes only what trains. It belongs to one set of
+photos and one network; every simulated hospital has its own.
 
 Rows are computed when one of them is first needed, always 32 at a time, filled up with others that will be needed:
-kernels round differently for batches of different sizes, and so a row is a function of its photo and view alone. Whether a
-run was killed and began with an empty cache, or which engine ran it, changes no bit.
+kernels round differently for batches of different sizes, and so a row is a function of its photo and view alone.
+Whether a run was killed and began with an empty cache, or which engine ran it, changes no bit.
 
 Legend: N photos, B photos of a step, M keys of a cache.
 """
@@ -28,9 +28,7 @@ from bioface_core.views import Keyed, Pick, Randomness, Views
 _log = logging.getLogger("bioface.memory")
 
 AnyViews = TypeVar("AnyViews")
-ROWS = (
-    32  # computed at a time; what a batch of 32 or 16 gives does not depend on who else is in it (tests/test_front.py)
-)
+ROWS = 32  # computed at a time: at this size a row does not depend on who else is in the batch (tests/test_front.py)
 Front = Callable[[Tensor], Tensor]
 
 
@@ -133,7 +131,7 @@ class FrontCache:
     def get(self, keys_B: Tensor) -> Tensor:
         """What the front made of views that are known, in the memory layout that it has itself."""
         assert bool(self.known_M[keys_B].all()), "a row that was never computed"
-        rows_B = self._rows_M[keys_B.to(self._rows_M.device)]
+        rows_B: Tensor = self._rows_M[keys_B.to(self._rows_M.device)]
         return rows_B.permute(0, 3, 1, 2) if self._layout is torch.channels_last else rows_B
 
 
@@ -232,8 +230,8 @@ class FrontCaches:
         if cache is None:
             needed, left = keys * self._row.numel() * self._row.element_size() / MB, self._memory.free / MB
             _log.warning(
-                "%.0f MB for what the frozen trunk makes of photos do not fit into the %.0f MB left on %s: it is computed "
-                "anew at every step (speed.device_memory_mb)",
+                "%.0f MB for what the frozen trunk makes of photos do not fit into the %.0f MB left on %s: it is "
+                "computed anew at every step (speed.device_memory_mb)",
                 needed,
                 left,
                 self._memory.device,

@@ -225,10 +225,10 @@ class Learner:
         total, steps = torch.zeros((), device=self._device), 0
         present_K = torch.bincount(photos.photos.labels_N, minlength=self.classes) > 0
         positions = self._positions(len(photos.photos), randomness)
-        for steps, (batch, people) in enumerate(self._begun(photos, positions, randomness, randomness), start=1):
+        for batch, people in self._begun(photos, positions, randomness, randomness):
             patient_loss = self._patient_loss(batch, present_K, progress)
             optimiser.step(patient_loss + self._summed(people) if people and self._sums else patient_loss)
-            total += patient_loss.detach()
+            total, steps = total + patient_loss.detach(), steps + 1
             if people and not self._sums:
                 optimiser.step(self._identification_loss(people))
         return float(total) / max(1, steps)

@@ -177,9 +177,9 @@ def run(layers: list[nn.Module], maps: Tensor) -> Tensor:
 def frozen_front(trunk: SEResNet) -> int:
     """How many layers come before the first that trains, where they reach into the body; else 0.
 
-    What these make of a photo is the same in every round, so it need be computed but once. A norm that counts statistics
-    never is: it mixes the photos of a batch. Where the layers end before the body, their maps take more memory than they
-    save time.
+    What these make of a photo is the same in every round, so it need be computed but once. A norm that counts
+    statistics never is: it mixes the photos of a batch. Where the layers end before the body, keeping their maps takes
+    more memory than it saves time.
     """
     before = itertools.takewhile(_stands_still, trunk.layers())
     count = sum(1 for _ in before)

@@ -1,10 +1,10 @@
 """Where do the photos lie that a device trains on? On it as long as they fit, else in the host's memory.
 
-One ``DeviceMemory`` keeps account of a device, for all the sets of photos that are trained on there, of one hospital or
-of several simulated ones, and for what is kept of them (bioface_core/front.py). Who comes first gets the room; who finds
-none stays in the host's memory, which is said in the log and costs seconds only. Of such a set, the photos of a step are
-gathered into page-locked memory and copied on a stream of their own while the step before computes. The set itself need
-not be page-locked for that, and is not: the machine would lack that memory.
+One ``DeviceMemory`` keeps account of a device, for all the sets of photos that are trained on there, of one hospital
+or of several simulated ones, and for what is kept of them (bioface_core/front.py). Who comes first gets the room; who
+finds none stays in the host's memory, which is said in the log and costs seconds only. Of such a set, the photos of a
+step are gathered into page-locked memory and copied on a stream of their own while the step before computes. The set
+itself need not be page-locked for that, and is not: the machine would lack that memory.
 
 Legend: N photos of a set, B photos of a step.
 """
@@ -35,7 +35,7 @@ MB = 10**6
 
 
 def is_apart(device: torch.device) -> bool:
-    """Whether photos have to be copied to be on this device. One that has the host's memory reads them where they lie."""
+    """Whether photos have to be copied to be on a device; one that has the host's memory reads them where they lie."""
     return device.type != "cpu"
 
 
@@ -90,8 +90,8 @@ class DeviceMemory:
             copy.pixels_NCHW = pixels_NCHW.to(self.device, copy=True)
             return copy
         _log.warning(
-            "%.0f MB of photos do not fit into the %.0f MB left on %s: they stay in the host's memory and are copied step "
-            "by step (speed.device_memory_mb)",
+            "%.0f MB of photos do not fit into the %.0f MB left on %s: they stay in the host's memory and are copied "
+            "step by step (speed.device_memory_mb)",
             size / MB,
             self.free / MB,
             self.device,

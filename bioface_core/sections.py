@@ -268,7 +268,7 @@ class Speed(Section):
         channels_last: memory layout of convolutions; never used with ``norm: group``, which is slower in it.
         device: ``auto`` takes a GPU where there is one.
         cache_trunk: whether what the frozen front of the trunk makes of a photo is kept on the device, where
-            ``model.trainable`` is ``head`` or ``last-stage``: of held-out photos, and with ``train.views`` of the others.
+            ``model.trainable`` is ``head`` or ``last-stage``: of held-out photos, and with ``train.views`` of all.
         device_memory_mb: what photos and what is kept of them may take on the device together. ``null`` is half of what
             is free on a GPU, and 2,048 on a CPU, where photos need no copy. Photos beyond it stay in the host's
             memory and are copied step by step.

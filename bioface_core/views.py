@@ -1,4 +1,4 @@
-"""How is a photo shown? Changed afresh each time, in one of a few views that are drawn for good, or as it is and mirrored.
+"""How is a photo shown? Changed afresh each time, in one of a few views drawn for good, or as it is and mirrored.
 
 Everything random in a step is drawn here, on the CPU, before anything is fetched or computed: so the photos of the next
 step can be on their way while this one computes. A view that comes again has a *key*, by which what the frozen front of
