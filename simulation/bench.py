@@ -23,6 +23,8 @@ from bioface_core.errors import ConfigError
 from bioface_core.learner import use
 from bioface_core.start import write_start
 from simulation import phantom, sites
+from simulation.bench_cache import cache_ratios
+from simulation.bench_gpu import gpu_ratios
 from simulation.hospitals import make_hospitals
 from simulation.plain import run_plain
 from simulation.progress import Progress
@@ -42,13 +44,15 @@ def run_benchmark(name: str) -> dict[str, Any]:
     Args:
         name: ``simulate`` (the inline engine beside a plain loop), ``phantoms`` (photos per second), ``deploy`` (a
             deployed federation beside stock Flower's), ``secure`` (masked sums beside plain ones), ``dp`` (a private
-            step beside a plain one and Opacus') or ``predict`` (answers beside facenet-pytorch's loop).
+            step beside a plain one and Opacus'), ``predict`` (answers beside facenet-pytorch's loop), ``cache`` (a
+            round that keeps what the frozen front made beside one that computes it) or ``gpu`` (our step on a GPU
+            beside a bare one).
 
     Returns:
         ``benchmark``, ``threads`` and ``ratios``, a list of ``Ratio`` as dictionaries.
 
     Raises:
-        ConfigError: no such benchmark.
+        ConfigError: no such benchmark, or it wants a GPU and there is none.
     """
     benchmarks: dict[str, Callable[[], list[Ratio]]] = {
         "simulate": _simulate,
@@ -57,6 +61,8 @@ def run_benchmark(name: str) -> dict[str, Any]:
         "secure": _secure,
         "dp": _dp,
         "predict": _predict,
+        "cache": cache_ratios,
+        "gpu": gpu_ratios,
     }
     if name not in benchmarks:
         raise ConfigError(f"{name} is no benchmark; known: {', '.join(benchmarks)}")
