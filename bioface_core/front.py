@@ -173,7 +173,7 @@ class CachedFront:
 
     def _claim(self, keys_B: Tensor) -> Tensor:
         """The keys to compute: those that are new, and as many others as make whole batches; none if none is new."""
-        new = keys_B[~self._claimed_M[keys_B]].unique()
+        new: Tensor = keys_B[~self._claimed_M[keys_B]].unique()
         if not len(new):
             return new
         self._claimed_M[new] = True
