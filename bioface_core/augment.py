@@ -43,6 +43,10 @@ class Draws:
         """The same draws on another device."""
         return Draws(*(getattr(self, field.name).to(device) for field in fields(self)))
 
+    def take(self, indices_M: Tensor) -> Draws:
+        """Those at ``indices_M`` (int64 positions), in that order."""
+        return Draws(*(getattr(self, field.name)[indices_M] for field in fields(self)))
+
 
 def draw(photos: int, augment: Augment, randomness: torch.Generator | SecretRandom) -> Draws:
     """Draws the parameters for ``photos`` photos.
@@ -71,12 +75,14 @@ def apply(photos_NCHW: Tensor, draws: Draws) -> Tensor:
     """Changes each photo by its draw.
 
     Args:
-        photos_NCHW: uint8.
+        photos_NCHW: uint8; there may be none.
         draws: one per photo, on the photos' device.
 
     Returns:
         float32 -1..1 (N, C, H, W).
     """
+    if not len(photos_NCHW):
+        return to_float(photos_NCHW)
     grid_NHW2 = F.affine_grid(draws.affine_N23, list(photos_NCHW.shape), align_corners=False)
     moved_NCHW = F.grid_sample(to_float(photos_NCHW), grid_NHW2, padding_mode="border", align_corners=False)
     coloured_NCP = torch.baddbmm(draws.offset_N[:, None, None], draws.colour_N33, moved_NCHW.flatten(2))

@@ -5,6 +5,8 @@ Legend: N photos, C channels, H W pixels, D embedding.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from bioface_core.augment import mirror
 from bioface_core.model import to_float
 
-_BATCH = 64
+BATCH = 64
 
 
 def embed(network: nn.Module, photos_NCHW: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
@@ -26,14 +28,23 @@ def embed(network: nn.Module, photos_NCHW: Tensor, layout: torch.memory_format =
     Returns:
         Unit embeddings (N, D), without a graph.
     """
+    return embed_pairs(network, (both_views(part, layout) for part in photos_NCHW.split(BATCH)))
+
+
+def embed_pairs(network: nn.Module, pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Embeds what a network is given of faces and of their mirror images, batch by batch.
+
+    Returns:
+        Unit embeddings (N, D), without a graph.
+    """
     with torch.inference_mode():
-        parts = [_both_views(network, part, layout) for part in photos_NCHW.split(_BATCH)]
-        unit_ND = F.normalize(torch.cat(parts))
+        unit_ND = F.normalize(torch.cat([network(upright) + network(mirrored) for upright, mirrored in pairs]))
     return unit_ND.clone()
 
 
-def _both_views(network: nn.Module, photos_NCHW: Tensor, layout: torch.memory_format) -> Tensor:
-    views = [to_float(view).contiguous(memory_format=layout) for view in (photos_NCHW, mirror(photos_NCHW))]
-    upright_ND: Tensor = network(views[0])
-    mirrored_ND: Tensor = network(views[1])
-    return upright_ND + mirrored_ND
+def both_views(photos_NCHW: Tensor, layout: torch.memory_format) -> tuple[Tensor, Tensor]:
+    """Faces as they are and mirrored, float, in ``layout``."""
+    upright_NCHW, mirrored_NCHW = (
+        to_float(view).contiguous(memory_format=layout) for view in (photos_NCHW, mirror(photos_NCHW))
+    )
+    return upright_NCHW, mirrored_NCHW

@@ -8,30 +8,31 @@ Legend: N photos, B photos of a step, K syndromes, D embedding, I identities, n 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bioface_core import augment, loss, optimise
 from bioface_core.accounting import Plan
 from bioface_core.calibration import Reliability, count_reliability, nearness
 from bioface_core.clipping import LossOf
 from bioface_core.config import Study
-from bioface_core.embed import embed
+from bioface_core.embed import BATCH, both_views, embed_pairs
 from bioface_core.errors import ConfigError
 from bioface_core.evaluate import Counts, count, per_patient
+from bioface_core.front import Batch, CachedFront, FrontCaches, Shown, WholePhotos
 from bioface_core.layout import layout_of
-from bioface_core.model import Recogniser, memory_format, random_directions, set_trainable, to_float
-from bioface_core.photos import PhotoSet, first_photos, shuffled
+from bioface_core.model import Recogniser, Rest, frozen_front, memory_format, random_directions, run, set_trainable
+from bioface_core.photos import FACE_SIZE_PX, PhotoSet, first_photos, shuffled
 from bioface_core.privacy import Patients, check_private, noisy_gradients
+from bioface_core.resident import DeviceMemory, ahead
 from bioface_core.secret import SecretRandom
 from bioface_core.sections import Speed
 from bioface_core.seeding import generator
+from bioface_core.views import BothSides, FreshViews, Pick, Randomness, draw_views
 from bioface_core.weights import Base, without_counters
-
-_TRUNK = "trunk."  # before the names of the trunk's parameters
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,11 @@ class Learner:
         self._layout = layout_of(self._model)
         self._start = self._layout.flatten(self._model).cpu()
         self._device = torch.device(device)
-        self._identities = identities.to(device) if identities is not None and study.loss.identifies else None
+        self._memory = DeviceMemory(self._device, study.speed.device_memory_mb)
+        self._whole = Rest(self._model.trunk)
+        self._rest = Rest(self._model.trunk, frozen_front(self._model.trunk))
+        self._caches = self._open_caches()
+        self._identities = identities if study.loss.identifies else None
         self._identities_ID = None if base.identities_ID is None else base.identities_ID.to(device)
         assert self._identities is None or self._identities_ID is not None, "identities without their prototypes"
 
@@ -136,7 +141,7 @@ class Learner:
 
         Args:
             vector: float32 (n,), the shared model.
-            photos: this hospital's training photos, on this device.
+            photos: this hospital's training photos, wherever they lie.
             round_: 1 for the first.
             stream: names the random stream, the hospital's name.
             plan: makes it private for each patient; None trains plainly.
@@ -152,9 +157,12 @@ class Learner:
         self._model.train()
         optimiser = optimise.Optimiser(self._model, self.study.train, progress)
         if plan is None:
-            loss_ = self._passes(photos, optimiser, progress, randomness)
+            shown = self._shown(photos, stream, generator(self.study.seed, "views", stream))
+            loss_ = self._passes(shown, optimiser, progress, randomness)
         else:
-            self._private_steps(photos, optimiser, progress, randomness, plan, secret or SecretRandom())
+            secret = secret or SecretRandom()
+            shown = self._shown(photos, f"{stream}, secret", secret)
+            self._private_steps(shown, optimiser, progress, randomness, plan, secret)
             loss_ = 0.0
         return LocalResult(self._layout.flatten(self._model).cpu() - vector.cpu(), loss_)
 
@@ -163,14 +171,14 @@ class Learner:
 
         Args:
             vector: float32 (n,).
-            photos: held-out photos, on this device.
+            photos: held-out photos, wherever they lie.
 
         Returns:
             Counts over patients; a patient's photos and their mirror images are averaged. How sure the model is, is
             counted of each patient's first photo, for often there is but one.
         """
         embeddings_ND = self.embed(vector, photos)
-        patients_PD, labels_P = per_patient(embeddings_ND, photos.labels_N, photos.patients_N)
+        patients_PD, labels_P = self._per_patient(embeddings_ND, photos)
         counts = count(self._scores(patients_PD).cpu(), labels_P.cpu())
         return replace(counts, reliability=self._reliability(vector, embeddings_ND, photos))
 
@@ -181,12 +189,15 @@ class Learner:
 
     def recognised(self, vector: Tensor, photos: PhotoSet) -> Tensor:
         """Whether each patient's syndrome comes first, bool (P,), in the order of the patients' numbers."""
-        patients_PD, labels_P = per_patient(self.embed(vector, photos), photos.labels_N, photos.patients_N)
+        patients_PD, labels_P = self._per_patient(self.embed(vector, photos), photos)
         return self._scores(patients_PD).argmax(1) == labels_P
 
+    def _per_patient(self, embeddings_ND: Tensor, photos: PhotoSet) -> tuple[Tensor, Tensor]:
+        return per_patient(embeddings_ND, photos.labels_N.to(self._device), photos.patients_N.to(self._device))
+
     def _reliability(self, vector: Tensor, embeddings_ND: Tensor, photos: PhotoSet) -> Reliability:
-        first_P = first_photos(photos.patients_N)
-        embeddings_PD, labels_P = embeddings_ND[first_P], photos.labels_N[first_P]
+        first_P = first_photos(photos.patients_N).to(self._device)
+        embeddings_PD, labels_P = embeddings_ND[first_P], photos.labels_N.to(self._device)[first_P]
         nearness_P = nearness(embeddings_PD, self._model.prototypes.detach())
         return count_reliability(self._scores(embeddings_PD), labels_P, nearness_P, self.study.loss)
 
@@ -199,7 +210,7 @@ class Learner:
         self._model.eval()
         if not len(photos):
             return torch.zeros(0, self.embedding, device=self._device)
-        return embed(self._model, photos.photos_NCHW, self._format)
+        return embed_pairs(*self._both_sides(photos))
 
     def weights(self, vector: Tensor) -> dict[str, Tensor]:
         """The whole model with ``vector`` in it: named CPU tensors, frozen ones included."""
@@ -208,23 +219,23 @@ class Learner:
         return {name: tensor.cpu() for name, tensor in named.items()}
 
     def _passes(
-        self, photos: PhotoSet, optimiser: optimise.Optimiser, progress: float, randomness: torch.Generator
+        self, photos: Shown, optimiser: optimise.Optimiser, progress: float, randomness: torch.Generator
     ) -> float:
         """Passes over the photos; gives the mean loss on patients."""
         total, steps = torch.zeros((), device=self._device), 0
-        present_K = torch.bincount(photos.labels_N, minlength=self.classes) > 0
-        for steps, indices_B in enumerate(self._positions(photos, randomness), start=1):
-            patient_loss = self._patient_loss(photos.take(indices_B.to(self._device)), present_K, progress, randomness)
-            public_loss = self._summed_identification(randomness)
-            optimiser.step(patient_loss if public_loss is None else patient_loss + public_loss)
-            total += patient_loss.detach()
-            if self._alternates(steps):
-                optimiser.step(self._identification_loss(randomness))
+        present_K = torch.bincount(photos.photos.labels_N, minlength=self.classes) > 0
+        positions = self._positions(len(photos.photos), randomness)
+        for batch, people in self._begun(photos, positions, randomness, randomness):
+            patient_loss = self._patient_loss(batch, present_K, progress)
+            optimiser.step(patient_loss + self._summed(people) if people and self._sums else patient_loss)
+            total, steps = total + patient_loss.detach(), steps + 1
+            if people and not self._sums:
+                optimiser.step(self._identification_loss(people))
         return float(total) / max(1, steps)
 
     def _private_steps(
         self,
-        photos: PhotoSet,
+        photos: Shown,
         optimiser: optimise.Optimiser,
         progress: float,
         randomness: torch.Generator,
@@ -236,17 +247,39 @@ class Learner:
         Public randomness is for identification alone: were photos of patients to use it up, whoever knows the seed
         would see how many were drawn, and one patient more would change how all the others are augmented.
         """
-        patients, loss_of = Patients.of(photos.patients_N), self._loss_of_one(progress)
+        patients, loss_of = Patients.of(photos.photos.patients_N), self._loss_of_one(progress)
         heads = {"prototypes": self._model.prototypes}
-        for step in range(1, plan.steps + 1):
-            batch = photos.take(patients.draw(plan.sampling_rate, secret).to(self._device))
-            views_NCHW = self._augmented(batch.photos_NCHW, secret)
-            trunk = self._model.trunk
-            gradients = noisy_gradients(trunk, heads, views_NCHW, batch.labels_N, loss_of, plan, secret)
-            named = {name if name in heads else _TRUNK + name: gradient for name, gradient in gradients.items()}
-            optimiser.step_along(named, self._summed_identification(randomness))
-            if self._alternates(step):
-                optimiser.step(self._identification_loss(randomness))
+        positions = (patients.draw(plan.sampling_rate, secret) for _ in range(plan.steps))
+        for batch, people in self._begun(photos, positions, secret, randomness):
+            inputs_B = batch.inputs()
+            gradients = noisy_gradients(batch.network, heads, inputs_B, batch.labels_B, loss_of, plan, secret)
+            optimiser.step_along(gradients, self._summed(people) if people and self._sums else None)
+            if people and not self._sums:
+                optimiser.step(self._identification_loss(people))
+
+    def _begun(
+        self, photos: Shown, positions: Iterable[Tensor], chance: Randomness, public: torch.Generator
+    ) -> Iterator[tuple[Batch, Batch | None]]:
+        """Each step's patients and public people, on their way while the step before computes.
+
+        Args:
+            photos: of the patients.
+            positions: of each step's photos.
+            chance: how they are shown.
+            public: who the public people are, and how they are shown.
+        """
+        identities = self._shown_identities()
+
+        def drawn() -> Iterator[tuple[Pick, Pick | None]]:
+            for step, positions_B in enumerate(positions, start=1):
+                patients = photos.pick(positions_B, chance)
+                yield patients, self._public_pick(identities, step, public) if identities else None
+
+        def start(picks: tuple[Pick, Pick | None]) -> tuple[Batch, Batch | None]:
+            patients, people = picks
+            return photos.start(patients), identities.start(people) if identities and people else None
+
+        return ahead(drawn(), start)
 
     def _loss_of_one(self, progress: float) -> LossOf:
         """The cross-loss of one patient. No syndrome counts as absent: which ones are is what a patient may betray."""
@@ -258,50 +291,91 @@ class Learner:
 
         return loss_of
 
-    def _positions(self, photos: PhotoSet, randomness: torch.Generator) -> Iterator[Tensor]:
+    def _positions(self, photos: int, randomness: torch.Generator) -> Iterator[Tensor]:
         """Positions of each step's photos, epoch after epoch."""
         for _ in range(self.study.train.epochs):
-            yield from shuffled(len(photos), self.study.train.batch, randomness)
+            yield from shuffled(photos, self.study.train.batch, randomness)
 
     def _draw_prototypes(self) -> None:
         directions_KD = random_directions(self.classes, self.embedding, generator(self.study.seed, "prototypes"))
         self._model.prototypes.data.copy_(directions_KD)
 
-    def _patient_loss(self, batch: PhotoSet, present_K: Tensor, progress: float, randomness: torch.Generator) -> Tensor:
-        embeddings_BD = self._model(self._augmented(batch.photos_NCHW, randomness))
+    def _patient_loss(self, batch: Batch, present_K: Tensor, progress: float) -> Tensor:
         margin = loss.margin_at(self.study.loss, progress)
-        prototypes_KD = self._model.prototypes
-        return loss.syndrome_loss(embeddings_BD, batch.labels_N, prototypes_KD, present_K, self.study.loss, margin)
+        prototypes_KD, settings = self._model.prototypes, self.study.loss
+        return loss.syndrome_loss(batch.embeddings(), batch.labels_B, prototypes_KD, present_K, settings, margin)
 
-    def _summed_identification(self, randomness: torch.Generator) -> Tensor | None:
-        """The identification term where the mode sums the two."""
-        if self._identities is None or self.study.loss.mode != "cross-sum":
+    @property
+    def _sums(self) -> bool:
+        """Whether a step adds identification to its loss; else a step of its own follows."""
+        return self.study.loss.mode == "cross-sum"
+
+    def _public_pick(self, identities: Shown, step: int, randomness: torch.Generator) -> Pick | None:
+        """The public people of a step, or none if it is not their turn."""
+        if not self._sums and step % self.study.loss.identification_every:
             return None
-        return self.study.loss.identification_weight * self._identification_loss(randomness)
+        indices_B = torch.randint(len(identities.photos), (self.study.train.batch,), generator=randomness)
+        return identities.pick(indices_B, randomness)
 
-    def _alternates(self, step: int) -> bool:
-        """Whether an identification step follows this one."""
-        crosses = self._identities is not None and self.study.loss.mode == "cross-alternate"
-        return crosses and step % self.study.loss.identification_every == 0
+    def _summed(self, people: Batch) -> Tensor:
+        """The identification term where the mode sums the two."""
+        return self.study.loss.identification_weight * self._identification_loss(people)
 
-    def _identification_loss(self, randomness: torch.Generator) -> Tensor:
+    def _identification_loss(self, people: Batch) -> Tensor:
         """Tells public people apart, by prototypes that stay where stage 1 left them, and from every syndrome."""
-        assert self._identities is not None and self._identities_ID is not None
-        indices_B = torch.randint(len(self._identities), (self.study.train.batch,), generator=randomness)
-        people = self._identities.take(indices_B.to(self._device))
-        embeddings_BD = self._model(self._augmented(people.photos_NCHW, randomness))
+        assert self._identities_ID is not None
+        embeddings_BD = people.embeddings()
         settings, cosines_BI = self.study.loss, loss.cosines(embeddings_BD, self._identities_ID)
-        identified = loss.arcface(cosines_BI, people.labels_N, settings.scale, self.study.pretrain.margin)
+        identified = loss.arcface(cosines_BI, people.labels_B, settings.scale, self.study.pretrain.margin)
         if settings.healthy == "ignore":
             return identified
         cosines_BK = loss.cosines(embeddings_BD, self._model.prototypes)
         return identified + settings.healthy_weight * loss.repel(cosines_BK, settings.scale)
 
-    def _augmented(self, photos_NCHW: Tensor, randomness: torch.Generator | SecretRandom) -> Tensor:
-        if not len(photos_NCHW):
-            return to_float(photos_NCHW)
-        draws = augment.draw(len(photos_NCHW), self.study.train.augment, randomness)
-        return self._laid_out(augment.apply(photos_NCHW, draws.to(self._device)))
+    def _shown_identities(self) -> Shown | None:
+        if self._identities is None:
+            return None
+        return self._shown(self._identities, "identities", generator(self.study.seed, "views", "identities"))
+
+    def _shown(self, photos: PhotoSet, name: str, randomness: Randomness) -> Shown:
+        """A set of photos for a round.
+
+        Args:
+            photos: the set.
+            name: of whoever trains on it.
+            randomness: of its views, where these are drawn for good.
+        """
+        held = self._memory.hold(photos)
+        settings = self.study.train
+        views, cache = self._caches.of(photos.photos_NCHW, name, lambda: draw_views(len(photos), settings, randomness))
+        if cache is None or isinstance(views, FreshViews):
+            return Shown(held, views, WholePhotos(held, self._whole, self._changed))
+        return Shown(held, views, CachedFront(held, views, cache, self._front, self._rest))
+
+    def _both_sides(self, photos: PhotoSet) -> tuple[nn.Module, Iterator[tuple[Tensor, Tensor]]]:
+        """The network, and what it is given of each photo as it is and mirrored."""
+        held, positions = self._memory.hold(photos), torch.arange(len(photos)).split(BATCH)
+        sides, cache = self._caches.of(photos.photos_NCHW, "both sides", lambda: BothSides(len(photos)))
+        if cache is None:
+            fetched = ahead(positions, held.fetch)
+            return self._whole, (both_views(arriving(), self._format) for arriving in fetched)
+        feed = CachedFront(held, sides, cache, self._front, self._rest)
+        begun = ahead(positions, lambda positions_B: [feed.start_keys(keys_B) for keys_B in sides.of(positions_B)])
+        return self._rest, ((upright(), mirrored()) for upright, mirrored in begun)
+
+    def _open_caches(self) -> FrontCaches:
+        """Places for what the front makes of photos, where that is frozen and may be kept."""
+        keeps = self.study.speed.cache_trunk and self._rest.first
+        example_1CHW = torch.zeros(1, 3, FACE_SIZE_PX, FACE_SIZE_PX, device=self._device)
+        return FrontCaches(self._front if keeps else None, self._memory, example_1CHW)
+
+    def _front(self, shown_NCHW: Tensor) -> Tensor:
+        """What the frozen front makes of photos, without a graph."""
+        with torch.no_grad():
+            return run(self._model.trunk.layers()[: self._rest.first], self._laid_out(shown_NCHW))
+
+    def _changed(self, photos_NCHW: Tensor, pick: Pick) -> Tensor:
+        return self._laid_out(augment.apply(photos_NCHW, pick.draws.to(self._device)))
 
     def _laid_out(self, photos_NCHW: Tensor) -> Tensor:
         """The batch in the memory layout the convolutions want."""

@@ -11,6 +11,7 @@ improved-residual unit and the 7 x 7 fully connected embedding).
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -110,7 +111,28 @@ class SEResNet(nn.Module):
         Returns:
             float unit embeddings (N, D).
         """
-        return F.normalize(self.output_layer(self.body(self.input_layer(to_float(photos_NCHW)))))
+        return F.normalize(run(self.layers(), to_float(photos_NCHW)))
+
+    def layers(self) -> list[nn.Module]:
+        """Everything a photo passes, in order; a unit of the body is one layer."""
+        return [*self.input_layer, *self.body, *self.output_layer]
+
+
+class Rest(nn.Module):
+    """A trunk from one of its layers on; its parameters have the names that they have in a ``Recogniser``.
+
+    Args:
+        trunk: whose layers these are.
+        first: how many of them are left out; none makes it the trunk.
+    """
+
+    def __init__(self, trunk: SEResNet, first: int = 0) -> None:
+        super().__init__()
+        self.trunk, self.first = trunk, first
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Unit embeddings (N, D) of what the layers before the first have made of photos, or of photos."""
+        return F.normalize(run(self.trunk.layers()[self.first :], to_float(maps)))
 
 
 class Recogniser(nn.Module):
@@ -143,6 +165,30 @@ def memory_format(model: Model, channels_last: bool = True) -> torch.memory_form
 def to_float(photos_NCHW: Tensor) -> Tensor:
     """uint8 0..255 to float32 -1..1; floats pass."""
     return photos_NCHW.float().div_(127.5).sub_(1.0) if photos_NCHW.dtype == torch.uint8 else photos_NCHW
+
+
+def run(layers: list[nn.Module], maps: Tensor) -> Tensor:
+    """One layer after the other."""
+    for layer in layers:
+        maps = layer(maps)
+    return maps
+
+
+def frozen_front(trunk: SEResNet) -> int:
+    """How many layers come before the first that trains, where they reach into the body; else 0.
+
+    What these make of a photo is the same in every round, so it need be computed but once. A norm that counts
+    statistics never is: it mixes the photos of a batch. Where the layers end before the body, keeping their maps takes
+    more memory than it saves time.
+    """
+    before = itertools.takewhile(_stands_still, trunk.layers())
+    count = sum(1 for _ in before)
+    return count if count > len(trunk.input_layer) else 0
+
+
+def _stands_still(layer: nn.Module) -> bool:
+    mixes = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in layer.modules())
+    return not mixes and not any(parameter.requires_grad for parameter in layer.parameters())
 
 
 def initialise(trunk: nn.Module, generator: torch.Generator) -> None:

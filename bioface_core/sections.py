@@ -138,6 +138,9 @@ class Train(Section):
         proximal: FedProx's mu; 0 is FedAvg's local problem.
         optimiser: ``adamw`` or ``sgd`` with momentum 0.9.
         clip: largest norm of a step's gradient, 0 for none.
+        views: 0 changes a photo afresh at every step; above 0, each photo has so many changed views, drawn once for
+            the whole study, and a step shows one of them: what a frozen trunk makes of it can then be kept
+            (``speed.cache_trunk``).
     """
 
     epochs: Count = 2
@@ -148,6 +151,7 @@ class Train(Section):
     proximal: NotNegative = 0.0
     optimiser: Literal["adamw", "sgd"] = "adamw"
     clip: NotNegative = 5.0
+    views: Annotated[int, Field(ge=0, le=1000)] = 0
     augment: Augment = Augment()
 
 
@@ -273,11 +277,18 @@ class Speed(Section):
         threads: CPU threads of each training process; one is fastest per core and the same everywhere.
         channels_last: memory layout of convolutions; never used with ``norm: group``, which is slower in it.
         device: ``auto`` takes a GPU where there is one.
+        cache_trunk: whether what the frozen front of the trunk makes of a photo is kept on the device, where
+            ``model.trainable`` is ``head`` or ``last-stage``: of held-out photos, and with ``train.views`` of all.
+        device_memory_mb: what photos and what is kept of them may take on the device together. ``null`` is half of what
+            is free on a GPU, and 2,048 on a CPU, where photos need no copy. Photos beyond it stay in the host's
+            memory and are copied step by step.
     """
 
     threads: Count = 1
     channels_last: bool = True
     device: str = "auto"
+    cache_trunk: bool = True
+    device_memory_mb: Annotated[int, Field(ge=0)] | None = None
 
 
 class PhantomDials(Section):

@@ -1,6 +1,6 @@
 """What does a hospital's site process do? It opens the site from the hospital's folder and answers until it is stopped.
 
-Photos, network and kit are read once and stay: the photos on the device, the network beside them.
+Photos, network and kit are read once and stay: the network on the device, and the photos beside it as far as they fit.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def open_site(hospital: Hospital, ledger: Ledger) -> Site:
     store = as_studied(prepared, study.syndromes)
     charge = partial(ledger.charge, patients=patient_marks(store.train(), hospital.rounding_key))
     gate = Gate(settings.policy, study.study_id, hospital.rounding_key)
-    photos, memory = (store.train().to(device), store.heldout().to(device)), Memory(hospital.memory)
+    photos, memory = (store.train(), store.heldout()), Memory(hospital.memory)
     masking, residuals = _masking(hospital, study, memory), Residuals(hospital.residuals)
     return Site(settings.name, study, learner, *photos, gate, memory, charge, masking, residuals)
 

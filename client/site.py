@@ -69,8 +69,8 @@ class Site:
         name: in the roster; seeds the hospital's randomness.
         study: the hospital's own copy.
         learner: the resident model, built from that copy.
-        train: photos to learn from, on the learner's device.
-        heldout: photos of patients who are never trained on, there too.
+        train: photos to learn from, in the host's memory; the learner takes them to its device if they fit there.
+        heldout: photos of patients who are never trained on, likewise.
         gate: the hospital's; None lets everything through, for a simulation, whose hospitals are invented.
         memory: of the answers given; None forgets them, for the same.
         charge: puts what a private round costs on the hospital's books, or raises; called before anything is drawn.

@@ -77,17 +77,17 @@ def run_arm(folder: Path, name: str) -> None:
         folder: the run folder.
         name: ``pooled``, or a hospital.
     """
-    learner, device = open_learner(folder)
+    learner = open_learner(folder)
     names = hospital_names(learner.study)
     stores = [open_store(folder, index) for index in range(len(names))]
     own = names.index(name) if name in names else None
     photos = concatenate([store.train() for store in stores]) if own is None else stores[own].train()
     began = time.monotonic()
-    vector = train_alone(learner, photos.to(device), name)
+    vector = train_alone(learner, photos, name)
     if vector is None:
         return
     seconds = time.monotonic() - began
-    counts = [learner.evaluate(vector, store.heldout().to(device)) for store in stores]
+    counts = [learner.evaluate(vector, store.heldout()) for store in stores]
     result = {
         "name": name if own is None else f"{name} alone",
         "kind": "pooled" if own is None else "alone",

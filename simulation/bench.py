@@ -28,6 +28,8 @@ BENCHMARKS = {
     "aggregate": "simulation.bench_aggregate:aggregate_ratios",
     "intake": "simulation.bench_intake:intake_ratios",
     "bytes": "simulation.bench_bytes:bytes_ratios",
+    "cache": "simulation.bench_cache:cache_ratios",
+    "gpu": "simulation.bench_gpu:gpu_ratios",
 }
 
 
@@ -45,12 +47,14 @@ def run_benchmark(name: str) -> dict[str, Any]:
             ``aggregate``: averaging updates beside Flower's FedAvg.
             ``intake``: photos into a store beside facenet-pytorch's loop.
             ``bytes``: messages of few bits beside float32.
+            ``cache``: a round that keeps what the frozen front made beside one that computes it.
+            ``gpu``: our step on a GPU beside a bare one.
 
     Returns:
         ``benchmark``, ``threads`` and ``ratios``, a list of ``Ratio`` as dictionaries.
 
     Raises:
-        ConfigError: no such benchmark.
+        ConfigError: no such benchmark, or it wants a GPU and there is none.
     """
     if name not in BENCHMARKS:
         raise ConfigError(f"{name} is no benchmark; known: {', '.join(BENCHMARKS)}")

@@ -62,26 +62,26 @@ def _patients(study: Study, stores: list[Store]) -> list[dict[str, Any]]:
 
 def _groups(folder: Path, stores: list[Store], final: RunState) -> tuple[Group, ...]:
     """Held-out patients of all hospitals by what they have in common, and how many the shared model recognises."""
-    learner, device = sites.open_learner(folder)
+    learner = sites.open_learner(folder)
     vector = shared(learner.study.federation, final.server)[0]
-    return total([one for store in stores for one in _groups_of(store, learner, device, vector)])
+    return total([one for store in stores for one in _groups_of(store, learner, vector)])
 
 
-def _groups_of(store: Store, learner: Learner, device: torch.device, vector: torch.Tensor) -> tuple[Group, ...]:
+def _groups_of(store: Store, learner: Learner, vector: torch.Tensor) -> tuple[Group, ...]:
     heldout = store.take(store.heldout_N)
     first_P = first_photos(heldout.photos.patients_N)
-    right_P = learner.recognised(vector, heldout.photos.to(device)).cpu()
+    right_P = learner.recognised(vector, heldout.photos).cpu()
     return count_groups(right_P, heldout.demographics.take(first_P), heldout.ancestries)
 
 
 def _embeddings(folder: Path, stores: list[Store], final: RunState) -> bytes:
     """Embeddings of held-out photos under the shared model, for the map."""
-    learner, device = sites.open_learner(folder)
+    learner = sites.open_learner(folder)
     sets = [store.heldout() for store in stores]
     hospitals_N = torch.repeat_interleave(torch.tensor([len(photos) for photos in sets]))
     everyone = concatenate(sets)
     chosen_M = next(shuffled(len(everyone), _MAPPED_PHOTOS, generator("map"))).sort().values
     shown = everyone.take(chosen_M)
     vector = shared(learner.study.federation, final.server)[0]
-    embeddings_MD = learner.embed(vector, shown.to(device)).cpu()
+    embeddings_MD = learner.embed(vector, shown).cpu()
     return save({"embeddings_ND": embeddings_MD, "labels_N": shown.labels_N, "hospitals_N": hospitals_N[chosen_M]})

@@ -79,7 +79,7 @@ def federate(folder: RunFolder, study: Study, progress: Progress) -> RunState:
         The state after the last round.
     """
     names, ends = hospital_names(study), list[RunState]()
-    model, _ = sites.open_learner(folder.path)
+    model = sites.open_learner(folder.path)
     plan = CentralPlan.of(study) if study.privacy.unit == "hospital" else None
     if plan is not None:
         progress.say(plan.cost(model.size, len(names)))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import torch
 from flwr.app import Context
 
 from bioface_core.config import Study, read_study
@@ -68,11 +67,11 @@ def open_study(folder: Path) -> Study:
 
 
 @lru_cache(maxsize=2)
-def open_learner(folder: Path) -> tuple[Learner, torch.device]:
-    """The network of a run, resident in this process, and the device it is on."""
+def open_learner(folder: Path) -> Learner:
+    """The network of a run, resident in this process: every hospital's, and they share the memory of its device."""
     study = open_study(folder)
     device, start = use(study.speed), read_start(folder, study)
-    return Learner(study, start.base, start.identities, device), device
+    return Learner(study, start.base, start.identities, device)
 
 
 @lru_cache(maxsize=64)
@@ -83,10 +82,10 @@ def open_store(folder: Path, index: int) -> Store:
 
 @lru_cache(maxsize=64)
 def open_site(folder: Path, index: int) -> Site:
-    """The site of hospital ``index``, its photos on the device."""
-    learner, device = open_learner(folder)
+    """The site of hospital ``index``, with its photos; the learner takes them to the device."""
+    learner = open_learner(folder)
     store = open_store(folder, index)
     study, name = learner.study, hospital_names(learner.study)[index]
     masking = Masking(study, name, open_identity(folder, name)) if study.secure.enabled else None
-    photos, residuals = (store.train().to(device), store.heldout().to(device)), Residuals(folder / _RESIDUALS / name)
+    photos, residuals = (store.train(), store.heldout()), Residuals(folder / _RESIDUALS / name)
     return Site(name, study, learner, *photos, masking=masking, residuals=residuals)

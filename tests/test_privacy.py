@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from bioface_core.accounting import Plan, plan_of
 from bioface_core.config import Study
 from bioface_core.errors import ConfigError
+from bioface_core.front import Shown
 from bioface_core.learner import Learner
 from bioface_core.photos import FACE_SIZE_PX, PhotoSet
 from bioface_core.privacy import Patients, check_private, noisy_gradients
 from bioface_core.secret import SecretRandom
 from bioface_core.sections import Speed
+from bioface_core.views import Pick
 from bioface_core.weights import random_base
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
@@ -105,7 +107,16 @@ def private_study(**changes: dict[str, object]) -> Study:
     )
 
 
-@pytest.mark.parametrize("speed", [{"threads": 2}, {"channels_last": False}, {"device": "cpu"}])
+@pytest.mark.parametrize(
+    "speed",
+    [
+        {"threads": 2},
+        {"channels_last": False},
+        {"device": "cpu"},
+        {"cache_trunk": False},
+        {"device_memory_mb": 0},
+    ],
+)
 def test_speed_changes_no_epsilon(speed: dict[str, object]) -> None:
     study = private_study()
     assert set(speed) <= set(Speed.model_fields)
@@ -113,7 +124,9 @@ def test_speed_changes_no_epsilon(speed: dict[str, object]) -> None:
 
 
 def test_every_speed_setting_is_tried() -> None:
-    assert set(Speed.model_fields) == {"threads", "channels_last", "device"}, "another one: try it above"
+    assert set(Speed.model_fields) == {"threads", "channels_last", "device", "cache_trunk", "device_memory_mb"}, (
+        "another one: try it above"
+    )
 
 
 def faces(photos: int) -> PhotoSet:
@@ -154,11 +167,11 @@ def test_public_steps_do_not_tell_how_many_patients_were_drawn(mode: str, monkey
     base = replace(random_base(study.model, 0), identities_ID=torch.eye(3, 16))
     chances: list[Tensor] = []
 
-    def identify(learner: Learner, randomness: torch.Generator) -> Tensor:
+    def pick(learner: Learner, identities: Shown, step: int, randomness: torch.Generator) -> Pick:
         chances.append(torch.rand(4, generator=randomness))
-        return learner._model.prototypes.sum()
+        return identities.pick(torch.arange(2), randomness)
 
-    monkeypatch.setattr(Learner, "_identification_loss", identify)
+    monkeypatch.setattr(Learner, "_public_pick", pick)
     for patients in (3, 4):
         learner = Learner(study, base, faces(6))
         learner.train(learner.start(), faces(2 * patients), 1, "h", everybody)

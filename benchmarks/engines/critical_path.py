@@ -64,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, open_run(Path(scratch) / "run", study) as run:
         for name in ("hospitals", "base.safetensors"):
             (run.path / name).symlink_to(order.laid / name)
-        model, _ = open_learner(run.path)
+        model = open_learner(run.path)
         run_engine(study, make_server_app(study, model, run, hospital_names(study), path.note, ends.append), run.path)
     wall = sum(summary.seconds for summary in ends[0].history[1:])
     order.out.write_text(json.dumps({"path": path.seconds, "total": path.total, "wall": wall}), encoding="utf-8")

@@ -24,7 +24,7 @@ def main() -> None:
             for name in ("hospitals", "base.safetensors"):
                 (run.path / name).symlink_to(order.laid / name)
             state = federate(run, study, progress)
-            learner, _ = open_learner(run.path)
+            learner = open_learner(run.path)
         model = make_model(order.laid)
         model.load_state_dict(learner.weights(state.server.vector), strict=False)
         write_result(order, model)

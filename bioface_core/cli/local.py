@@ -116,7 +116,8 @@ def attack(
 
 def bench(
     name: Annotated[
-        str, typer.Argument(help="simulate, phantoms, deploy, secure, dp, predict, aggregate, intake or bytes.")
+        str,
+        typer.Argument(help="simulate, phantoms, deploy, secure, dp, predict, aggregate, intake, bytes, cache or gpu."),
     ],
     as_json: AsJson = False,
 ) -> None:

@@ -153,8 +153,8 @@ def _compared(learner: Learner, shared: Tensor, own: Tensor, heldout: PhotoSet, 
 
 
 def _study(study: Study, plan: Plan) -> Study:
-    """The shared study with the part that is trained, an epoch a round, and without noise: nothing leaves."""
-    train = {"epochs": 1, "rate": study.train.rate * plan.rate, "schedule": "constant"}
+    """The shared study with the part that is trained, fresh views, an epoch a round, and no noise: nothing leaves."""
+    train = {"epochs": 1, "rate": study.train.rate * plan.rate, "schedule": "constant", "views": 0}
     return study.replace({"model": {"trainable": plan.part}, "train": train, "privacy": {"unit": "none"}})
 
 

@@ -79,7 +79,7 @@ def replay(folder: Path, study: Study, answered: Sequence[Sequence[str]]) -> Ten
         answered: see ``answered_by_round``.
     """
     with open_run(folder, study) as run, suppress(_Enough):
-        learner, _ = sites.open_learner(folder)
+        learner = sites.open_learner(folder)
         grid = ReplayGrid(make_client_app(sites.SiteOpener(folder)), hospital_names(study), answered)
         make_server_app(study, learner, run, grid.nodes, grid.note)(grid, server_context())
     return last_vector(folder)

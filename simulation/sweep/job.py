@@ -67,7 +67,7 @@ def run_job(folder: Path, job: Job) -> None:
         if study.model.base != "scratch":
             _link(run.path, shared_start(shared, job.study, job.base_seed))
         lay_out(run.path, study, progress)
-        learner, _ = sites.open_learner(run.path)
+        learner = sites.open_learner(run.path)
         train = [sites.open_store(run.path, index).train() for index in range(len(hospital_names(study)))]
         scene = Scene(run, study, learner, train, shared_judge(shared, study, job.judging))
         figures = {arm: _figures(arm, scene) for arm in job.arms}
