@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bioface_core.photos import FACE_SIZE_PX
+from bioface_core.prelu import PReLU
 from bioface_core.sections import Model
 
 CHANNELS = (64, 128, 256, 512)
@@ -71,7 +72,7 @@ class Unit(nn.Module):
         residual = [
             make_norm(config, entering),
             nn.Conv2d(entering, leaving, 3, 1, 1, bias=False),
-            nn.PReLU(leaving),
+            PReLU(leaving),
             nn.Conv2d(leaving, leaving, 3, stride, 1, bias=False),
             make_norm(config, leaving),
         ]
@@ -96,7 +97,7 @@ class SEResNet(nn.Module):
         self.input_layer = nn.Sequential(
             nn.Conv2d(3, widths[0], 3, 1 if config.stem == "face" else 2, 1, bias=False),
             make_norm(config, widths[0]),
-            nn.PReLU(widths[0]),
+            PReLU(widths[0]),
         )
         self.body = nn.Sequential(*_units(widths, config))
         self.output_layer = _output(widths[-1], config)
@@ -186,7 +187,7 @@ def _small_tensors(trunk: SEResNet) -> set[str]:
     small = {
         f"{path}.{name}"
         for path, module in trunk.named_modules()
-        if isinstance(module, SqueezeExcite | nn.PReLU)
+        if isinstance(module, SqueezeExcite | PReLU)
         for name, _ in module.named_parameters()
     }
     return small | {name for name, _ in trunk.named_parameters() if name.endswith(".bias")}
