@@ -29,6 +29,7 @@ from bioface_core.privacy import Patients, check_private, noisy_gradients
 from bioface_core.secret import SecretRandom
 from bioface_core.sections import Speed
 from bioface_core.seeding import generator
+from bioface_core.speed import TrainingPass, hand_over, keep_memory, set_threads
 from bioface_core.weights import Base, without_counters
 
 _TRUNK = "trunk."  # before the names of the trunk's parameters
@@ -48,8 +49,9 @@ class LocalResult:
 
 
 def use(speed: Speed) -> torch.device:
-    """Prepares this process: CPU threads, and the device the settings name (see ``device_named``)."""
-    torch.set_num_threads(speed.threads)
+    """Prepares this process: CPU threads, memory, and the device the settings name (see ``device_named``)."""
+    set_threads(speed)
+    keep_memory()
     return device_named(speed.device)
 
 
@@ -77,7 +79,7 @@ class Learner:
         device: where it lives.
 
     Raises:
-        ConfigError: the study is private for each patient, and the network mixes them.
+        ConfigError: the study is private for each patient, and the network mixes them; or the device has no bfloat16.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Learner:
         self._layout = layout_of(self._model)
         self._start = self._layout.flatten(self._model).cpu()
         self._device = torch.device(device)
+        self._training_pass = TrainingPass(self._model.trunk, study.speed, self._device)
         self._identities = identities.to(device) if identities is not None and study.loss.identifies else None
         self._identities_ID = None if base.identities_ID is None else base.identities_ID.to(device)
         assert self._identities is None or self._identities_ID is not None, "identities without their prototypes"
@@ -214,7 +217,9 @@ class Learner:
         total, steps = torch.zeros((), device=self._device), 0
         present_K = torch.bincount(photos.labels_N, minlength=self.classes) > 0
         for steps, indices_B in enumerate(self._positions(photos, randomness), start=1):
-            patient_loss = self._patient_loss(photos.take(indices_B.to(self._device)), present_K, progress, randomness)
+            patient_loss = self._patient_loss(
+                photos.take(hand_over(indices_B, self._device)), present_K, progress, randomness
+            )
             public_loss = self._summed_identification(randomness)
             optimiser.step(patient_loss if public_loss is None else patient_loss + public_loss)
             total += patient_loss.detach()
@@ -268,7 +273,7 @@ class Learner:
         self._model.prototypes.data.copy_(directions_KD)
 
     def _patient_loss(self, batch: PhotoSet, present_K: Tensor, progress: float, randomness: torch.Generator) -> Tensor:
-        embeddings_BD = self._model(self._augmented(batch.photos_NCHW, randomness))
+        embeddings_BD = self._training_pass(self._augmented(batch.photos_NCHW, randomness))
         margin = loss.margin_at(self.study.loss, progress)
         prototypes_KD = self._model.prototypes
         return loss.syndrome_loss(embeddings_BD, batch.labels_N, prototypes_KD, present_K, self.study.loss, margin)
@@ -288,8 +293,8 @@ class Learner:
         """Tells public people apart, by prototypes that stay where stage 1 left them, and from every syndrome."""
         assert self._identities is not None and self._identities_ID is not None
         indices_B = torch.randint(len(self._identities), (self.study.train.batch,), generator=randomness)
-        people = self._identities.take(indices_B.to(self._device))
-        embeddings_BD = self._model(self._augmented(people.photos_NCHW, randomness))
+        people = self._identities.take(hand_over(indices_B, self._device))
+        embeddings_BD = self._training_pass(self._augmented(people.photos_NCHW, randomness))
         settings, cosines_BI = self.study.loss, loss.cosines(embeddings_BD, self._identities_ID)
         identified = loss.arcface(cosines_BI, people.labels_N, settings.scale, self.study.pretrain.margin)
         if settings.healthy == "ignore":

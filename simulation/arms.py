@@ -25,6 +25,7 @@ from bioface_core.evaluate import Counts
 from bioface_core.files import write_text
 from bioface_core.learner import Learner
 from bioface_core.photos import PhotoSet, concatenate
+from bioface_core.speed import cores
 from simulation.hospitals import hospital_names
 from simulation.sites import open_learner, open_store
 
@@ -46,7 +47,7 @@ def comparison(folder: Path, study: Study, on_arm: Callable[[int, int], None]) -
     missing = [name for name in names if not _file(folder, name).exists()]
     spawn = multiprocessing.get_context("spawn")
     stop = spawn.Event()
-    workers = study.simulation.workers or os.cpu_count() or 1
+    workers = study.simulation.workers or max(1, cores() // (study.speed.threads or cores()))
     with ProcessPoolExecutor(workers, spawn, initializer=_start_worker, initargs=(stop,)) as pool:
         futures = [pool.submit(run_arm, folder, name) for name in missing]
         try:

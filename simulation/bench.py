@@ -42,7 +42,8 @@ def run_benchmark(name: str) -> dict[str, Any]:
     Args:
         name: ``simulate`` (the inline engine beside a plain loop), ``phantoms`` (photos per second), ``deploy`` (a
             deployed federation beside stock Flower's), ``secure`` (masked sums beside plain ones), ``dp`` (a private
-            step beside a plain one and Opacus') or ``predict`` (answers beside facenet-pytorch's loop).
+            step beside a plain one and Opacus'), ``predict`` (answers beside facenet-pytorch's loop) or ``step`` (a
+            local step beside a loop by hand and the usual loop).
 
     Returns:
         ``benchmark``, ``threads`` and ``ratios``, a list of ``Ratio`` as dictionaries.
@@ -57,6 +58,7 @@ def run_benchmark(name: str) -> dict[str, Any]:
         "secure": _secure,
         "dp": _dp,
         "predict": _predict,
+        "step": _step,
     }
     if name not in benchmarks:
         raise ConfigError(f"{name} is no benchmark; known: {', '.join(benchmarks)}")
@@ -132,6 +134,13 @@ def _predict() -> list[Ratio]:
     from simulation.bench_predict import predict_ratios
 
     return predict_ratios()
+
+
+def _step() -> list[Ratio]:
+    """Loads torchvision, which the others do not need."""
+    from simulation.bench_step import step_ratios
+
+    return step_ratios()
 
 
 def _phantoms() -> list[Ratio]:

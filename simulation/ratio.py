@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median
 
 
 @dataclass(frozen=True)
@@ -22,3 +23,10 @@ class Ratio:
     target: float
     ours: float
     other: float
+
+    @staticmethod
+    def of_pairs(name: str, target: float, pairs: list[tuple[float, float]]) -> Ratio:
+        """Medians over pairs of (ours, other) that were measured in turn; the ratio is that of the pairs' own."""
+        ratio = median(ours / other for ours, other in pairs)
+        ours, other = (median(column) for column in zip(*pairs, strict=True))
+        return Ratio(name, round(ratio, 4), target, round(ours, 5), round(other, 5))

@@ -95,7 +95,7 @@ def attack(
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="simulate, phantoms, deploy, secure, dp or predict.")],
+    name: Annotated[str, typer.Argument(help="simulate, phantoms, deploy, secure, dp, predict or step.")],
     as_json: AsJson = False,
 ) -> None:
     """Measure a claim on this machine, side by side in one run."""
