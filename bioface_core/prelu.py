@@ -40,13 +40,13 @@ def back_through(returned_NCX: Tensor, entering_NCX: Tensor, slopes_C: Tensor) -
     """
     above_NCX = torch.ops.aten.threshold_backward(returned_NCX, entering_NCX, 0)
     below_NCX = returned_NCX - above_NCX  # each value is in one of the two, and 0 in the other
-    leading_NCX = above_NCX.addcmul_(below_NCX, _beside(slopes_C, entering_NCX))
+    leading_NCX = above_NCX.addcmul_(below_NCX, beside(slopes_C, entering_NCX))
     return leading_NCX, below_NCX * entering_NCX
 
 
-def _beside(slopes_C: Tensor, maps_NCX: Tensor) -> Tensor:
-    """The slopes, shaped and rounded for the maps."""
-    return slopes_C.to(maps_NCX.dtype).view(-1, *[1] * (maps_NCX.ndim - 2))
+def beside(values_C: Tensor, maps_NCX: Tensor) -> Tensor:
+    """One value for each channel (or for all), shaped and rounded so that it multiplies maps."""
+    return values_C.to(maps_NCX.dtype).view(-1, *[1] * (maps_NCX.ndim - 2))
 
 
 class _PReLU(torch.autograd.Function):
@@ -56,7 +56,7 @@ class _PReLU(torch.autograd.Function):
     def forward(maps_NCX: Tensor, slopes_C: Tensor) -> Tensor:
         if maps_NCX.dtype == torch.float32:
             return F.prelu(maps_NCX, slopes_C)
-        return maps_NCX.clamp_min(0).addcmul_(maps_NCX.clamp_max(0), _beside(slopes_C, maps_NCX))
+        return maps_NCX.clamp_min(0).addcmul_(maps_NCX.clamp_max(0), beside(slopes_C, maps_NCX))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:

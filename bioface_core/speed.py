@@ -1,6 +1,6 @@
 """How does this machine hurry? What the settings of ``speed`` mean here: threads, precision, compiling, hand-over.
 
-None of it may change more than rounding (docs/explanation/federation.md says by how much), and what this machine cannot
+None of it may change more than rounding (tests/test_speed.py says by how much), and what this machine cannot
 do is refused, never left out.
 
 Legend: N photos, D embedding.

@@ -1,7 +1,7 @@
 """What does training usually look like? A folder of JPEGs, a DataLoader, transforms photo by photo, a plain step.
 
 The yardstick of ``bioface bench step``: the same network, loss and kinds of change as ours, written the way torch's and
-torchvision's own pages do; PReLU is torch's.
+torchvision's own pages do; PReLU and norms are torch's own.
 
 Legend: N photos, C channels, H W pixels, K syndromes.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -19,7 +20,7 @@ from torchvision.transforms import InterpolationMode, v2
 from bioface_core import loss
 from bioface_core.config import Study
 from bioface_core.learner import Learner
-from bioface_core.model import Recogniser
+from bioface_core.model import FrozenNorm, Recogniser
 from bioface_core.photos import PhotoSet
 from bioface_core.prelu import PReLU
 from bioface_core.sections import Augment
@@ -89,16 +90,27 @@ def usual_network(learner: Learner) -> Recogniser:
     network.load_state_dict(learner.weights(learner.start()), strict=False)
     for parent in list(network.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, PReLU):
-                setattr(parent, name, torchs_prelu(child))
+            setattr(parent, name, torchs_own(child))
     return network.train()
 
 
-def torchs_prelu(ours: PReLU) -> nn.PReLU:
-    """Torch's layer with the same slopes."""
-    layer = nn.PReLU(len(ours.weight))
-    layer.load_state_dict(ours.state_dict())
-    return layer
+def torchs_own(layer: nn.Module) -> nn.Module:
+    """Torch's layer in place of ours, where ours is there for its speed."""
+    if isinstance(layer, PReLU):
+        plain: nn.Module = nn.PReLU(len(layer.weight))
+    elif isinstance(layer, FrozenNorm):
+        plain = _Norm(len(layer.weight))
+    else:
+        return layer
+    plain.load_state_dict(layer.state_dict())
+    return plain
+
+
+class _Norm(FrozenNorm):
+    """Batch normalisation in evaluation, forwards and backwards by torch."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return F.batch_norm(maps, self.running_mean, self.running_var, self.weight, self.bias, training=False)
 
 
 def usual_epoch(
