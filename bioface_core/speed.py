@@ -97,8 +97,9 @@ class TrainingPass:
         try:
             embeddings_ND: Tensor = self._forward(photos_NCHW)
         except (TorchDynamoException, FailOnRecompileLimitHit) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(f"speed.compile is true, and torch cannot compile here ({reason}): set false") from error
+            reason = getattr(error, "inner_exception", error)  # behind "backend='inductor' raised:"
+            [line, *_] = str(reason).strip().splitlines() or [type(reason).__name__]
+            raise ConfigError(f"speed.compile is true, and torch cannot compile here ({line}): set false") from error
         return embeddings_ND
 
 
