@@ -1,7 +1,7 @@
 """How does this machine hurry? What the settings of ``speed`` mean here: threads, precision, compiling, hand-over.
 
-None of it may change more than rounding (tests/test_speed.py says by how much), and what this machine cannot
-do is refused, never left out.
+None of it may change more than rounding (tests/test_speed.py says by how much), and what this machine cannot do is
+refused, never left out.
 
 Legend: N photos, D embedding.
 """
@@ -32,8 +32,8 @@ def set_threads(speed: Speed) -> None:
 def keep_memory() -> None:
     """Lets the C library keep up to 256 MiB that tensors give back.
 
-    Otherwise it returns them to the system after every few kernels, and has them cleared again for the next: 5 to 10 %
-    of a step of the demo's network. It keeps nothing where it has no such setting (it is glibc's).
+    Otherwise it returns them to the system after every few kernels, and has them cleared again for the next: a tenth of
+    a round of the demo's network. It keeps nothing where it has no such setting (it is glibc's).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     for option, value in ((_TRIM_THRESHOLD, 256 << 20), (_MMAP_THRESHOLD, 32 << 20)):
