@@ -86,9 +86,10 @@ def test_frozen_norm_is_batch_norm_in_evaluation() -> None:
 def test_what_goes_back_through_a_frozen_norm_is_torchs(shape: tuple[int, ...]) -> None:
     frozen, values = FrozenNorm(6), torch.rand(4, 6, generator=generator("constants"))
     frozen.load_state_dict(dict(zip(frozen.state_dict(), values, strict=True)))
+    weight, bias, mean, variance = values
     maps, returned = (torch.randn(*shape, generator=generator(key)) for key in ("maps", "returned"))
     found = []
-    for norm in (frozen, lambda maps: F.batch_norm(maps, *values[[2, 3, 0, 1]], training=False)):
+    for norm in (frozen, lambda maps: F.batch_norm(maps, mean, variance, weight, bias)):
         entering = maps.clone().requires_grad_()
         found.append((norm(entering), *torch.autograd.grad(norm(entering), entering, returned)))
     assert torch.equal(found[0][0], found[1][0])

@@ -144,7 +144,7 @@ class Waits(TorchDispatchMode):
     ASKED = ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim")
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: Counter[str] = Counter()
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
@@ -159,7 +159,8 @@ class Waits(TorchDispatchMode):
 
 def waits(study_: Study) -> Counter[str]:
     student, photos = learner(study_), stripes(18, 3)
-    with Waits() as seen:
+    seen = Waits()
+    with seen:
         student.train(student.start(), photos, 3, "hospital-1")
     return seen.found
 
