@@ -117,6 +117,16 @@ class Study(Section):
         return self
 
     @model_validator(mode="after")
+    def _private_steps_are_exact(self) -> Study:
+        if self.privacy.unit == "patient" and self.speed.precision != "float32":
+            raise ValueError(
+                "speed.precision is bf16, in which clipped gradients exceed privacy.clip by up to 0.4 %: set float32"
+            )
+        if self.privacy.unit == "patient" and self.speed.compile:
+            raise ValueError("speed.compile is true, and private steps look at every layer: set false")
+        return self
+
+    @model_validator(mode="after")
     def _hospitals_count_the_same(self) -> Study:
         if self.privacy.unit == "hospital" and self.federation.weighting != "equal":
             raise ValueError(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from bioface_core.resident import MB, Arriving, DeviceMemory, Held
+from bioface_core.speed import hand_over
 from bioface_core.views import Keyed, Pick, Randomness, Views
 
 _log = logging.getLogger("bioface.memory")
@@ -46,11 +47,6 @@ class Batch:
     inputs: Arriving
     labels_B: Tensor
 
-    def embeddings(self) -> Tensor:
-        """Unit embeddings (B, D)."""
-        embeddings_BD: Tensor = self.network(self.inputs())
-        return embeddings_BD
-
 
 class Shown:
     """A set of photos in a round: views are drawn, then fetched, then given to the network.
@@ -70,7 +66,7 @@ class Shown:
 
     def start(self, pick: Pick) -> Batch:
         """Starts to bring what was picked."""
-        labels_B = self.photos.labels_N[pick.positions_B.to(self.photos.labels_N.device)]
+        labels_B = self.photos.labels_N[hand_over(pick.positions_B, self.photos.labels_N.device)]
         return Batch(self._feed.network, self._feed.start(pick), labels_B)
 
 
@@ -125,13 +121,13 @@ class FrontCache:
 
     def put(self, keys_B: Tensor, maps_B: Tensor) -> None:
         """Keeps what the front made of some views; a key may come twice."""
-        self._rows_M[keys_B.to(self._rows_M.device)] = _stored(maps_B, self._layout)
+        self._rows_M[hand_over(keys_B, self._rows_M.device)] = _stored(maps_B, self._layout)
         self.known_M[keys_B] = True
 
     def get(self, keys_B: Tensor) -> Tensor:
         """What the front made of views that are known, in the memory layout that it has itself."""
         assert bool(self.known_M[keys_B].all()), "a row that was never computed"
-        rows_B: Tensor = self._rows_M[keys_B.to(self._rows_M.device)]
+        rows_B = self._rows_M.index_select(0, hand_over(keys_B, self._rows_M.device))
         return rows_B.permute(0, 3, 1, 2) if self._layout is torch.channels_last else rows_B
 
 

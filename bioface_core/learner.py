@@ -31,6 +31,7 @@ from bioface_core.resident import DeviceMemory, ahead
 from bioface_core.secret import SecretRandom
 from bioface_core.sections import Speed
 from bioface_core.seeding import generator
+from bioface_core.speed import TrainingPass, keep_memory, set_threads
 from bioface_core.views import BothSides, FreshViews, Pick, Randomness, draw_views
 from bioface_core.weights import Base, without_counters
 
@@ -49,8 +50,9 @@ class LocalResult:
 
 
 def use(speed: Speed) -> torch.device:
-    """Prepares this process: CPU threads, and the device the settings name (see ``device_named``)."""
-    torch.set_num_threads(speed.threads)
+    """Prepares this process: CPU threads, memory, and the device the settings name (see ``device_named``)."""
+    set_threads(speed)
+    keep_memory()
     return device_named(speed.device)
 
 
@@ -78,7 +80,7 @@ class Learner:
         device: where it lives.
 
     Raises:
-        ConfigError: the study is private for each patient, and the network mixes them.
+        ConfigError: the study is private for each patient, and the network mixes them; or the device has no bfloat16.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Learner:
         self._memory = DeviceMemory(self._device, study.speed.device_memory_mb)
         self._whole = Rest(self._model.trunk)
         self._rest = Rest(self._model.trunk, frozen_front(self._model.trunk))
+        self._training = {part: TrainingPass(part, study.speed, self._device) for part in (self._whole, self._rest)}
         self._caches = self._open_caches()
         self._identities = identities if study.loss.identifies else None
         self._identities_ID = None if base.identities_ID is None else base.identities_ID.to(device)
@@ -302,8 +305,12 @@ class Learner:
 
     def _patient_loss(self, batch: Batch, present_K: Tensor, progress: float) -> Tensor:
         margin = loss.margin_at(self.study.loss, progress)
-        prototypes_KD, settings = self._model.prototypes, self.study.loss
-        return loss.syndrome_loss(batch.embeddings(), batch.labels_B, prototypes_KD, present_K, settings, margin)
+        embeddings_BD, prototypes_KD, settings = self._embeddings(batch), self._model.prototypes, self.study.loss
+        return loss.syndrome_loss(embeddings_BD, batch.labels_B, prototypes_KD, present_K, settings, margin)
+
+    def _embeddings(self, batch: Batch) -> Tensor:
+        """Unit embeddings (B, D), to be trained by."""
+        return self._training[batch.network](batch.inputs())
 
     @property
     def _sums(self) -> bool:
@@ -324,7 +331,7 @@ class Learner:
     def _identification_loss(self, people: Batch) -> Tensor:
         """Tells public people apart, by prototypes that stay where stage 1 left them, and from every syndrome."""
         assert self._identities_ID is not None
-        embeddings_BD = people.embeddings()
+        embeddings_BD = self._embeddings(people)
         settings, cosines_BI = self.study.loss, loss.cosines(embeddings_BD, self._identities_ID)
         identified = loss.arcface(cosines_BI, people.labels_B, settings.scale, self.study.pretrain.margin)
         if settings.healthy == "ignore":

@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bioface_core.photos import FACE_SIZE_PX
+from bioface_core.prelu import PReLU, beside
 from bioface_core.sections import Model
 
 CHANNELS = (64, 128, 256, 512)
 UNITS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3)}
 _REDUCTION, _LEAST_SQUEEZED, _NORM_GROUPS = 16, 4, 16
+_EPSILON = 1e-5  # torch's own, in batch normalisation
 
 
 class FrozenNorm(nn.Module):
@@ -45,7 +48,31 @@ class FrozenNorm(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """The normalised maps, of the same shape."""
-        return F.batch_norm(maps, self.running_mean, self.running_var, self.weight, self.bias, training=False)
+        constants = (self.running_mean, self.running_var, self.weight, self.bias)
+        if torch.is_grad_enabled() and maps.requires_grad and not torch.compiler.is_compiling():
+            normed: Tensor = _Constant.apply(maps, *constants)
+            return normed
+        return F.batch_norm(maps, *constants, training=False)
+
+
+class _Constant(torch.autograd.Function):
+    """Normalisation by constants. Torch's way back sums over all positions as if the constants were to learn."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(maps: Tensor, mean_C: Tensor, variance_C: Tensor, weight_C: Tensor, bias_C: Tensor) -> Tensor:
+        return F.batch_norm(maps, mean_C, variance_C, weight_C, bias_C, training=False)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        _, _, variance_C, weight_C, _ = inputs
+        ctx.save_for_backward(weight_C * torch.rsqrt(variance_C + _EPSILON))
+
+    @staticmethod
+    def backward(ctx: Any, returned: Tensor) -> tuple[Tensor, None, None, None, None]:
+        [factor_C] = ctx.saved_tensors
+        return returned * beside(factor_C, returned), None, None, None, None
 
 
 class SqueezeExcite(nn.Module):
@@ -72,7 +99,7 @@ class Unit(nn.Module):
         residual = [
             make_norm(config, entering),
             nn.Conv2d(entering, leaving, 3, 1, 1, bias=False),
-            nn.PReLU(leaving),
+            PReLU(leaving),
             nn.Conv2d(leaving, leaving, 3, stride, 1, bias=False),
             make_norm(config, leaving),
         ]
@@ -97,7 +124,7 @@ class SEResNet(nn.Module):
         self.input_layer = nn.Sequential(
             nn.Conv2d(3, widths[0], 3, 1 if config.stem == "face" else 2, 1, bias=False),
             make_norm(config, widths[0]),
-            nn.PReLU(widths[0]),
+            PReLU(widths[0]),
         )
         self.body = nn.Sequential(*_units(widths, config))
         self.output_layer = _output(widths[-1], config)
@@ -232,7 +259,7 @@ def _small_tensors(trunk: SEResNet) -> set[str]:
     small = {
         f"{path}.{name}"
         for path, module in trunk.named_modules()
-        if isinstance(module, SqueezeExcite | nn.PReLU)
+        if isinstance(module, SqueezeExcite | PReLU)
         for name, _ in module.named_parameters()
     }
     return small | {name for name, _ in trunk.named_parameters() if name.endswith(".bias")}

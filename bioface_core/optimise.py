@@ -40,7 +40,7 @@ class Optimiser:
         if self._train.proximal:
             self._pull_back()
         if self._train.clip:
-            nn.utils.clip_grad_norm_(self._parameters, self._train.clip)
+            nn.utils.clip_grad_norm_(self._parameters, self._train.clip, foreach=True)
         self._optimiser.step()
 
     def step_along(self, gradients: Mapping[str, Tensor], public_loss: Tensor | None = None) -> None:
@@ -79,7 +79,7 @@ def make_optimiser(
             (decaying if parameter.ndim > 1 and name != "prototypes" else others).append(parameter)
     groups = [{"params": decaying, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if train.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=_SGD_MOMENTUM, nesterov=True)
+        return torch.optim.SGD(groups, lr=rate, momentum=_SGD_MOMENTUM, nesterov=True, fused=True)
     return torch.optim.AdamW(groups, lr=rate, fused=True)
 
 

@@ -37,7 +37,10 @@ class PhotoSet:
 
     def take(self, indices_M: Tensor) -> PhotoSet:
         """The rows at ``indices_M`` (int64 positions or a boolean mask of length N), in that order."""
-        return PhotoSet(self.photos_NCHW[indices_M], self.labels_N[indices_M], self.patients_N[indices_M])
+        if indices_M.dtype == torch.bool:
+            indices_M = indices_M.nonzero()[:, 0]
+        columns = (self.photos_NCHW, self.labels_N, self.patients_N)
+        return PhotoSet(*(column.index_select(0, indices_M) for column in columns))  # copies rows, not single bytes
 
     def to(self, device: torch.device | str) -> PhotoSet:
         """The same rows on another device."""

@@ -19,6 +19,7 @@ from bioface_core.optimise import make_optimiser
 from bioface_core.photos import PhotoSet, shuffled
 from bioface_core.sections import Model
 from bioface_core.seeding import generator
+from bioface_core.speed import TrainingPass, hand_over
 from bioface_core.weights import Base, without_counters
 
 _WARM_UP = 0.1  # share of the steps before the rate falls
@@ -40,8 +41,8 @@ def pretrain(
     """Trains a trunk to identify people.
 
     Args:
-        study: ``model``, ``pretrain`` and ``seed`` are used. The norm is ``batch`` unless the study's is ``group``:
-            statistics that are frozen later have to come from somewhere.
+        study: ``model``, ``pretrain``, ``speed`` and ``seed`` are used. The norm is ``batch`` unless the study's is
+            ``group``: statistics that are frozen later have to come from somewhere.
         people: photos whose labels 0..I-1 are identities, on ``device``.
         device: where to train.
         on_epoch: called after each epoch.
@@ -83,40 +84,46 @@ def identified(base: Base, config: Model, people: PhotoSet) -> float:
 def _epochs(model: Recogniser, study: Study, people: PhotoSet) -> Iterator[Epoch]:
     settings, randomness = study.pretrain, generator(study.seed, "pretrain")
     steps = settings.epochs * -(-len(people) // settings.batch)
-    optimiser = _optimiser(model, study)
+    device = people.labels_N.device
+    optimiser, embed_training = _optimiser(model, study), TrainingPass(model.trunk, study.speed, device)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, settings.rate, steps, pct_start=_WARM_UP, cycle_momentum=False
     )
     model.train()
-    taken, device = 0, people.labels_N.device
+    taken = 0
     for number in range(1, settings.epochs + 1):
         total, right = torch.zeros(2, device=device).unbind()
         for indices_B in shuffled(len(people), settings.batch, randomness):
             margin = settings.margin * min(1.0, 2 * taken / steps)
-            batch_loss, hits = _step(model, people.take(indices_B.to(device)), study, margin, optimiser, randomness)
+            batch = people.take(hand_over(indices_B, device))
+            embeddings_ND = embed_training(_changed(batch, study, randomness))
+            batch_loss, hits = _step(model, embeddings_ND, batch.labels_N, study, margin, optimiser)
             schedule.step()
             total, right, taken = total + batch_loss * len(indices_B), right + hits, taken + 1
         yield Epoch(number, float(total) / len(people), float(right) / len(people))
 
 
+def _changed(batch: PhotoSet, study: Study, randomness: torch.Generator) -> Tensor:
+    draws = augment.draw(len(batch), study.pretrain.augment, randomness).to(batch.labels_N.device)
+    return augment.apply(batch.photos_NCHW, draws).contiguous(memory_format=memory_format(study.model))
+
+
 def _step(
     model: Recogniser,
-    batch: PhotoSet,
+    embeddings_ND: Tensor,
+    labels_N: Tensor,
     study: Study,
     margin: float,
     optimiser: torch.optim.Optimizer,
-    randomness: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """One step; returns its loss and how many photos were identified, both on the device."""
-    draws = augment.draw(len(batch), study.pretrain.augment, randomness).to(batch.labels_N.device)
-    photos_NCHW = augment.apply(batch.photos_NCHW, draws).contiguous(memory_format=memory_format(study.model))
-    cosines_NI = loss.cosines(model(photos_NCHW), model.prototypes)
-    batch_loss = loss.arcface(cosines_NI, batch.labels_N, study.pretrain.scale, margin)
+    cosines_NI = loss.cosines(embeddings_ND, model.prototypes)
+    batch_loss = loss.arcface(cosines_NI, labels_N, study.pretrain.scale, margin)
     optimiser.zero_grad()
     batch_loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), _GRADIENT_NORM)
+    nn.utils.clip_grad_norm_(model.parameters(), _GRADIENT_NORM, foreach=True)
     optimiser.step()
-    return batch_loss.detach(), (cosines_NI.argmax(1) == batch.labels_N).sum()
+    return batch_loss.detach(), (cosines_NI.argmax(1) == labels_N).sum()
 
 
 def _optimiser(model: Recogniser, study: Study) -> torch.optim.Optimizer:

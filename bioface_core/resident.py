@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from bioface_core.photos import PhotoSet
+from bioface_core.speed import hand_over
 
 _log = logging.getLogger("bioface.memory")
 
@@ -139,7 +140,7 @@ class Held:
         if self._resident_NCHW is None:
             return self._copier.start(self._photos.photos_NCHW, positions_B)
         resident_NCHW = self._resident_NCHW
-        return lambda: resident_NCHW[positions_B.to(resident_NCHW.device)]
+        return lambda: resident_NCHW.index_select(0, hand_over(positions_B, resident_NCHW.device))
 
 
 class Copier:

@@ -274,8 +274,15 @@ class Speed(Section):
     """What may change seconds and nothing else, up to rounding.
 
     Attributes:
-        threads: CPU threads of each training process; one is fastest per core and the same everywhere.
+        threads: CPU threads of each training process; 0 takes one for each core of this machine. Sums are split among
+            threads and rounded accordingly; with 1, which does most per core, a run that is resumed on a machine with
+            more cores ends with the same bits.
         channels_last: memory layout of convolutions; never used with ``norm: group``, which is slower in it.
+        precision: of the network's steps in training: ``float32``, or ``bf16``, bfloat16 where multiplications are
+            (autocast), refused on a device that has none. Losses, norms, optimiser, evaluation and prediction are
+            float32 always. Not with ``privacy.unit: patient``: clipped gradients would exceed the clip by up to 0.4 %.
+        compile: whether the network's steps in training are compiled (``torch.compile``): seconds to minutes at the
+            start, and a C++ compiler. Not with ``privacy.unit: patient``, which looks at every layer.
         device: ``auto`` takes a GPU where there is one.
         cache_trunk: whether what the frozen front of the trunk makes of a photo is kept on the device, where
             ``model.trainable`` is ``head`` or ``last-stage``: of held-out photos, and with ``train.views`` of all.
@@ -284,8 +291,10 @@ class Speed(Section):
             memory and are copied step by step.
     """
 
-    threads: Count = 1
+    threads: Annotated[int, Field(ge=0)] = 1
     channels_last: bool = True
+    precision: Literal["float32", "bf16"] = "float32"
+    compile: bool = False
     device: str = "auto"
     cache_trunk: bool = True
     device_memory_mb: Annotated[int, Field(ge=0)] | None = None

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NoReturn, Protocol, TypeVar
 
-import torch
 from flwr.serverapp import Grid
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from bioface_core.evaluate import Counts
 from bioface_core.messages import Code, Contract, Evaluation, Phase, Reply, Request, Ticket, Update
 from bioface_core.secret import SecretRandom
 from bioface_core.secure import Words
+from bioface_core.speed import set_threads
 from bioface_core.summand import Embedding, Summand
 from server.central import CentralPlan
 from server.collect import Clock, Collected, Exchange, Roster, plain_question
@@ -102,7 +102,7 @@ def run_rounds(
         RoundError: a round had fewer good replies than the quorum; the run can be started again.
         RunError: the folder is damaged or cannot be written.
     """
-    torch.set_num_threads(study.speed.threads)
+    set_threads(study.speed)
     journal = Journal(folder.journal)
     try:
         return _Run(grid, study, model, folder, Roster(hospitals), journal, on_event, clock).finish()

@@ -44,7 +44,7 @@ def comparison(folder: Path, study: Study, on_arm: Callable[[int, int], None]) -
     missing = [name for name in names if not _file(folder, name).exists()]
     spawn = multiprocessing.get_context("spawn")
     stop = spawn.Event()
-    workers = processes_for(study.simulation.workers, len(names))
+    workers = processes_for(study.simulation.workers, len(names), study.speed.threads)
     with ProcessPoolExecutor(workers, spawn, initializer=start_worker, initargs=(stop,)) as pool:
         futures = [pool.submit(run_arm, folder, name) for name in missing]
         try:

@@ -28,6 +28,7 @@ BENCHMARKS = {
     "aggregate": "simulation.bench_aggregate:aggregate_ratios",
     "intake": "simulation.bench_intake:intake_ratios",
     "bytes": "simulation.bench_bytes:bytes_ratios",
+    "step": "simulation.bench_step:step_ratios",
     "cache": "simulation.bench_cache:cache_ratios",
     "gpu": "simulation.bench_gpu:gpu_ratios",
 }
@@ -47,6 +48,7 @@ def run_benchmark(name: str) -> dict[str, Any]:
             ``aggregate``: averaging updates beside Flower's FedAvg.
             ``intake``: photos into a store beside facenet-pytorch's loop.
             ``bytes``: messages of few bits beside float32.
+            ``step``: a local step beside a loop by hand and the usual loop.
             ``cache``: a round that keeps what the frozen front made beside one that computes it.
             ``gpu``: our step on a GPU beside a bare one.
 

@@ -18,7 +18,7 @@ from bioface_core.model import Recogniser, random_directions, to_float
 from bioface_core.optimise import make_optimiser, rate_at
 from bioface_core.photos import PhotoSet, shuffled
 from bioface_core.seeding import generator
-from bioface_core.start import read_start
+from bioface_core.start import Start, read_start
 from bioface_core.store import Store
 from bioface_core.weights import Base
 from simulation import sites
@@ -37,27 +37,31 @@ def run_plain(folder: Path, study: Study) -> Tensor:
         The final parameters as one vector, prototypes last.
     """
     start = read_start(folder, study)
-    base, identities = start.base, start.identities
-    assert identities is not None, "the mode identifies"
     stores = [sites.read_hospital(folder, study, index) for index in range(study.simulation.hospitals)]
-    model = _model(study, base)
+    model = plain_model(study, start.base)
     for round_ in range(1, study.federation.rounds + 1):
         shared = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         changes = []
         for index, store in enumerate(stores, start=1):
             _load(model, shared)
-            _train(model, study, store.train(), base, identities, round_, f"hospital-{index}")
+            train_plain(model, study, store.train(), start, round_, f"hospital-{index}")
             changes.append({name: p.detach() - shared[name] for name, p in model.named_parameters()})
         _load(model, _averaged(shared, changes, stores, study))
         _evaluate(model, study, stores)
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, folder / "plain.safetensors")
+    return plain_vector(model)
+
+
+def plain_vector(model: Recogniser) -> Tensor:
+    """All parameters as one vector, prototypes last."""
     parameters = dict(model.named_parameters())
     parameters["prototypes"] = parameters.pop("prototypes")
     return torch.cat([parameter.detach().reshape(-1) for parameter in parameters.values()])
 
 
-def _model(study: Study, base: Base) -> Recogniser:
+def plain_model(study: Study, base: Base) -> Recogniser:
+    """The network with the base in it, channels last."""
     model = Recogniser(study.model, len(study.syndromes))
     model.trunk.load_state_dict(base.trunk, strict=False)
     classes, dimensions = model.prototypes.shape
@@ -67,16 +71,23 @@ def _model(study: Study, base: Base) -> Recogniser:
     return model
 
 
-def _train(
-    model: Recogniser, study: Study, photos: PhotoSet, base: Base, identities: PhotoSet, round_: int, stream: str
-) -> None:
-    """One hospital's round."""
+def train_plain(model: Recogniser, study: Study, photos: PhotoSet, start: Start, round_: int, stream: str) -> None:
+    """One hospital's round.
+
+    Args:
+        model: the shared one; it is changed.
+        study: mode ``cross-alternate``, float32.
+        photos: the hospital's.
+        start: whose people the mode identifies.
+        round_: 1 for the first.
+        stream: the hospital's name.
+    """
+    identities, prototypes_ID = start.identities, start.base.identities_ID
+    assert identities is not None and prototypes_ID is not None, "the mode identifies"
     model.train()
     randomness, progress = generator(study.seed, "train", stream, round_), (round_ - 1) / study.federation.rounds
     optimiser = make_optimiser(model.named_parameters(), study.train, rate_at(study.train, progress))
     present_K = torch.bincount(photos.labels_N, minlength=len(study.syndromes)) > 0
-    prototypes_ID = base.identities_ID
-    assert prototypes_ID is not None, "the mode identifies"
     margin, step = loss.margin_at(study.loss, progress), 0
     for _ in range(study.train.epochs):
         for indices_B in shuffled(len(photos), study.train.batch, randomness):
@@ -86,9 +97,21 @@ def _train(
             _step(model, optimiser, value, study)
             if step % study.loss.identification_every == 0:
                 people = identities.take(torch.randint(len(identities), (study.train.batch,), generator=randomness))
-                cosines_BI = loss.cosines(model(_changed(people.photos_NCHW, study, randomness)), prototypes_ID)
-                value = loss.arcface(cosines_BI, people.labels_N, study.loss.scale, study.pretrain.margin)
+                embeddings_BD = model(_changed(people.photos_NCHW, study, randomness))
+                value = _public_loss(embeddings_BD, people.labels_N, model.prototypes, prototypes_ID, study)
                 _step(model, optimiser, value, study)
+
+
+def _public_loss(
+    embeddings_BD: Tensor, labels_B: Tensor, prototypes_KD: Tensor, prototypes_ID: Tensor, study: Study
+) -> Tensor:
+    """L_id + lambda_out L_out."""
+    cosines_BI = loss.cosines(embeddings_BD, prototypes_ID)
+    value = loss.arcface(cosines_BI, labels_B, study.loss.scale, study.pretrain.margin)
+    if study.loss.healthy == "repel":
+        cosines_BK = loss.cosines(embeddings_BD, prototypes_KD)
+        value = value + study.loss.healthy_weight * loss.repel(cosines_BK, study.loss.scale)
+    return value
 
 
 def _step(model: Recogniser, optimiser: torch.optim.Optimizer, value: Tensor, study: Study) -> None:

@@ -1,4 +1,4 @@
-"""How many processes work on this machine, and when do they end? One per processor, and with whoever started them."""
+"""How many processes work on this machine, and when do they end? One per core, and with whoever started them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import os
 import threading
 from multiprocessing.connection import wait
 
+from bioface_core.speed import cores
 
-def processes_for(wanted: int, most: int) -> int:
+
+def processes_for(wanted: int, most: int, threads: int = 1) -> int:
     """How many processes to start.
 
     Args:
-        wanted: 0 takes one per processor that this process may run on.
+        wanted: 0 takes as many as keep every core busy that this process may run on.
         most: there is no work for more.
+        threads: of each process (``speed.threads``); 0 takes every core.
     """
-    return min(wanted or len(os.sched_getaffinity(0)), most)
+    return min(wanted or max(1, cores() // (threads or cores())), most)
 
 
 def end_with_parent() -> None:

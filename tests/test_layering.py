@@ -33,7 +33,7 @@ HEAVY = {
     "opacus": {"bioface_core/accounting.py", "bioface_core/privacy.py", "simulation/bench_dp.py"},
     "ray": {"simulation/flower.py"},
     "sklearn": {"bioface_core/report/embedding_map.py", "client/personal/fit.py"},
-    "torchvision": {"bioface_core/faces.py"},
+    "torchvision": {"bioface_core/faces.py", "simulation/usual.py"},  # the rival's transforms, for a benchmark
 }
 # The centre computes; sockets are for the edges. `flwr` is not here: messages are made of its records.
 SOCKETS = {"asyncio", "grpc", "http", "httpx", "requests", "socket", "socketserver", "ssl", "urllib", "uvicorn"}

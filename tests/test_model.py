@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from bioface_core.errors import WeightsError
 from bioface_core.layout import layout_of
@@ -79,6 +80,20 @@ def test_frozen_norm_is_batch_norm_in_evaluation() -> None:
     maps_NCHW = torch.randn(2, 4, 5, 5)
     torch.testing.assert_close(frozen.train()(maps_NCHW), norm.eval()(maps_NCHW))
     assert not list(frozen.parameters())
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 5, 5)])
+def test_what_goes_back_through_a_frozen_norm_is_torchs(shape: tuple[int, ...]) -> None:
+    frozen, values = FrozenNorm(6), torch.rand(4, 6, generator=generator("constants"))
+    frozen.load_state_dict(dict(zip(frozen.state_dict(), values, strict=True)))
+    weight, bias, mean, variance = values
+    maps, returned = (torch.randn(*shape, generator=generator(key)) for key in ("maps", "returned"))
+    found = []
+    for norm in (frozen, lambda maps: F.batch_norm(maps, mean, variance, weight, bias)):
+        entering = maps.clone().requires_grad_()
+        found.append((norm(entering), *torch.autograd.grad(norm(entering), entering, returned)))
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-5, atol=1e-6)
 
 
 def test_frozen_norms_mix_nobody_and_never_move() -> None:

@@ -117,7 +117,9 @@ def attack(
 def bench(
     name: Annotated[
         str,
-        typer.Argument(help="simulate, phantoms, deploy, secure, dp, predict, aggregate, intake, bytes, cache or gpu."),
+        typer.Argument(
+            help="simulate, phantoms, deploy, secure, dp, predict, aggregate, intake, bytes, step, cache or gpu."
+        ),
     ],
     as_json: AsJson = False,
 ) -> None:

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bioface_core.clipping.gradients import Convolved, Gradients, Listed, Products, Stacked, kernel_gradient
 from bioface_core.errors import ConfigError
+from bioface_core.prelu import PReLU
 
 _GRAM_COST = 4  # of a multiplication for Gram matrices, in float64 and from unfolded maps, in those of a convolution
 Rule = Callable[[nn.Module, Tensor, Tensor], dict[str, Gradients]]
@@ -76,7 +77,7 @@ def _check_unshared(network: nn.Module) -> None:
 def _check_supported(name: str, layer: nn.Module) -> None:
     kinds = [*_RULES, nn.PReLU]
     # The exact type: a subclass may compute something else.
-    if type(layer) not in kinds:
+    if type(layer) not in (*kinds, PReLU):
         known = ", ".join(kind.__name__ for kind in kinds)
         raise ConfigError(
             f"{shown(name)} is {type(layer).__name__}, expected {known}: let none of its parameters train"

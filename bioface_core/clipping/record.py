@@ -23,6 +23,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from bioface_core.clipping.gradients import Gradients, Stacked
 from bioface_core.clipping.layers import gradients_of, over_positions, shown
 from bioface_core.errors import ConfigError
+from bioface_core.prelu import back_through
 
 LossOf = Callable[[Tensor, Tensor, Mapping[str, Tensor]], Tensor]
 """(outputs of one patient (1, D), their label (1,), heads by name) -> scalar; torch.func.vmap maps it over patients."""
@@ -172,7 +173,7 @@ class _Tap(torch.autograd.Function):
 
 
 class _PReLU(torch.autograd.Function):
-    """PReLU with a tap in it. Torch's own backward is not vectorised on a CPU: it was the slowest kernel of a step."""
+    """PReLU with a tap in it."""
 
     @staticmethod
     def forward(ctx: Any, entering_NCX: Tensor, weight_C: Tensor, beginning: Tensor, note: _Note) -> Tensor:
@@ -184,9 +185,7 @@ class _PReLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, returned_NCX: Tensor) -> tuple[Tensor, None, None, None]:
         entering_NCX, weight_C = ctx.saved_tensors
-        above_NCX = torch.ops.aten.threshold_backward(returned_NCX, entering_NCX, 0)
-        below_NCX = returned_NCX - above_NCX
-        leading = above_NCX.addcmul_(below_NCX, weight_C.view(-1, *[1] * (entering_NCX.ndim - 2)))
-        slopes_NC = over_positions(below_NCX.mul_(entering_NCX))
+        leading_NCX, shares_NCX = back_through(returned_NCX, entering_NCX, weight_C)
+        slopes_NC = over_positions(shares_NCX)
         ctx.note({"weight": Stacked(slopes_NC if len(weight_C) > 1 else slopes_NC.sum(1, keepdim=True))})
-        return leading, None, None, None
+        return leading_NCX, None, None, None

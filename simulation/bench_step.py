@@ -1,0 +1,169 @@
+"""How near is the local step to the limit? Beside a loop by hand, beside the usual loop, and augmentation beside both.
+
+The network is the demo's with random weights, its photos are phantoms; CPU seconds of one thread, taken in turn.
+
+Legend: N photos.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bioface_core import augment, loss
+from bioface_core.config import Study, find_study, read_study
+from bioface_core.learner import Learner, use
+from bioface_core.model import memory_format, random_directions
+from bioface_core.optimise import Optimiser
+from bioface_core.photos import PhotoSet
+from bioface_core.seeding import generator
+from bioface_core.speed import TrainingPass, has_bf16
+from bioface_core.start import Start
+from bioface_core.weights import Base, random_base
+from simulation import phantom
+from simulation.plain import plain_model, plain_vector, train_plain
+from simulation.ratio import Ratio
+from simulation.stage1 import public_people
+
+Work = Callable[[], object]
+_BY_HAND, _USUAL, _AUGMENTED, _AUGMENTED_USUALLY, _FASTER = 1.03, 0.6, 0.2, round(1 / 4.5, 3), 1.0
+_BENCH = ("train.epochs=1", "pretrain.identities=20", "pretrain.photos_per_person=2", "speed.device=cpu")
+_HOSPITAL = "hospital-1"
+_ROUNDING = 1e-6  # between two loops that do the same steps in the same order
+
+
+def step_ratios(patients: int = 8, pairs: int = 9, compiled: bool = True) -> list[Ratio]:
+    """All claims, and what the settings of ``speed`` that are off by default gain.
+
+    Args:
+        patients: of each of the ten syndromes, two photos each.
+        pairs: how often each two are measured.
+        compiled: whether ``speed.compile`` is measured too; it needs a C++ compiler.
+    """
+    study = read_study(find_study("demo"), _BENCH)
+    use(study.speed)
+    photos, start = phantom.patients(1, study.syndromes, patients, 2)[0], _start(study)
+    apart = study.replace({"loss": {"identification": False}})
+    with tempfile.TemporaryDirectory() as scratch:
+        return [
+            _beside_a_loop_by_hand(study, photos, start, pairs),
+            *_beside_the_usual_loop(apart, photos, start.base, Path(scratch), pairs),
+            *_settings_beside_the_defaults(apart, photos, start.base, pairs, compiled),
+        ]
+
+
+def _start(study: Study) -> Start:
+    """A random base, and people of whom it knows nothing yet."""
+    prototypes_ID = random_directions(study.pretrain.identities, study.model.embedding, generator("people"))
+    return Start(Base(random_base(study.model, study.seed).trunk, prototypes_ID), public_people(study, _ignore))
+
+
+def _beside_a_loop_by_hand(study: Study, photos: PhotoSet, start: Start, pairs: int) -> Ratio:
+    """A round of ours, the whole cross-loss, and the same steps as a loop without machinery."""
+    learner, model = Learner(study, start.base, start.identities), plain_model(study, start.base)
+    vector, begin = learner.start(), {name: value.clone() for name, value in model.state_dict().items()}
+
+    def ours() -> Tensor:
+        return vector + learner.train(vector, photos, 1, _HOSPITAL).delta
+
+    def by_hand() -> Tensor:
+        model.load_state_dict(begin)
+        train_plain(model, study, photos, start, 1, _HOSPITAL)
+        return plain_vector(model)
+
+    assert torch.allclose(ours(), by_hand(), rtol=0, atol=_ROUNDING), "the two did not do the same steps"
+    return Ratio.of_pairs("a round / a loop by hand over a resident tensor", _BY_HAND, _in_turn(ours, by_hand, pairs))
+
+
+def _beside_the_usual_loop(study: Study, photos: PhotoSet, base: Base, folder: Path, pairs: int) -> list[Ratio]:
+    """A round of ours beside a pass of the usual loop; our augmentation beside our step, and beside theirs."""
+    from simulation.usual import usual_epoch, usual_loader, usual_network
+
+    learner, loader = Learner(study, base), usual_loader(photos, folder, study)
+    vector, network = learner.start(), usual_network(learner)
+    ordinary = torch.optim.AdamW(network.parameters(), lr=study.train.rate, weight_decay=study.train.weight_decay)
+    augmented, stepped = _parts(study, photos, base)
+    claims: list[tuple[str, float, Work, Work]] = [
+        (
+            "a round / the usual loop: JPEGs, DataLoader, float32",
+            _USUAL,
+            lambda: learner.train(vector, photos, 1, _HOSPITAL),
+            lambda: usual_epoch(network, loader, ordinary, study),
+        ),
+        ("augmentation / the rest of the step", _AUGMENTED, augmented, stepped),
+        (
+            "augmentation / the DataLoader's decoding and transforms",
+            _AUGMENTED_USUALLY,
+            lambda: [augmented() for _ in range(len(loader))],
+            lambda: list(loader),
+        ),
+    ]
+    return [Ratio.of_pairs(name, most, _in_turn(ours, other, pairs)) for name, most, ours, other in claims]
+
+
+def _parts(study: Study, photos: PhotoSet, base: Base) -> tuple[Work, Work]:
+    """A step's two parts: drawing, fetching and changing its photos; and forward, backward and the optimiser."""
+    batch_B, randomness = torch.arange(study.train.batch), generator("bench")
+    model, layout = plain_model(study, base).train(), memory_format(study.model)
+    forward, optimiser = TrainingPass(model.trunk, study.speed, batch_B.device), Optimiser(model, study.train, 0.0)
+    every_K, labels_B = torch.ones(len(study.syndromes), dtype=torch.bool), photos.labels_N[batch_B]
+
+    def augmented() -> Tensor:
+        draws = augment.draw(len(batch_B), study.train.augment, randomness)
+        return augment.apply(photos.take(batch_B).photos_NCHW, draws).contiguous(memory_format=layout)
+
+    changed_NCHW = augmented()
+
+    def stepped() -> None:
+        embeddings_BD = forward(changed_NCHW)
+        optimiser.step(loss.syndrome_loss(embeddings_BD, labels_B, model.prototypes, every_K, study.loss, 0.0))
+
+    return augmented, stepped
+
+
+def _settings_beside_the_defaults(
+    study: Study, photos: PhotoSet, base: Base, pairs: int, compiled: bool
+) -> list[Ratio]:
+    """A round with a setting beside one without, where this machine has it."""
+    settings: dict[str, dict[str, object]] = {}
+    if has_bf16(torch.device("cpu")):
+        settings["bf16"] = {"precision": "bf16"}
+    if compiled:
+        settings["compiled"] = {"compile": True}
+    if len(settings) == 2:
+        settings["bf16, compiled"] = {"precision": "bf16", "compile": True}
+    plainly = _round(study, photos, base)
+    return [
+        Ratio.of_pairs(
+            f"a round, {name} / by default",
+            _FASTER,
+            _in_turn(_round(study.replace({"speed": speed}), photos, base), plainly, pairs),
+        )
+        for name, speed in settings.items()
+    ]
+
+
+def _round(study: Study, photos: PhotoSet, base: Base) -> Work:
+    learner = Learner(study, base)
+    vector = learner.start()
+    return lambda: learner.train(vector, photos, 1, _HOSPITAL)
+
+
+def _in_turn(ours: Work, other: Work, pairs: int) -> list[tuple[float, float]]:
+    """CPU seconds of (ours, other), again and again, after one of each that does not count."""
+    return [(_seconds(ours), _seconds(other)) for _ in range(1 + pairs)][1:]
+
+
+def _seconds(work: Work) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def _ignore(*_: object) -> None:
+    pass
