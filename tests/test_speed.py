@@ -33,6 +33,8 @@ ROUNDING = {
     "precision": ({"precision": "bf16"}, 0.2),
     "compile": ({"compile": True}, 1e-3),
     "device": ({"device": "cpu"}, 0.0),
+    "cache_trunk": ({"cache_trunk": False}, 0.0),  # tests/test_front.py, where there is something to keep
+    "device_memory_mb": ({"device_memory_mb": 0}, 0.0),  # tests/test_resident.py, where something spills
 }
 MODES: list[dict[str, Any]] = [
     *({"mode": mode} for mode in ("ce", "arcface", "joint", "cross-sum", "cross-alternate")),
@@ -66,6 +68,8 @@ def descent(**changes: object) -> Study:
         pytest.param("precision", marks=needs_bf16),
         pytest.param("compile", marks=pytest.mark.slow),
         "device",
+        "cache_trunk",
+        "device_memory_mb",
     ],
 )
 def test_a_setting_changes_rounding_only(name: str) -> None:
