@@ -102,7 +102,9 @@ class Learner:
         self._memory = DeviceMemory(self._device, study.speed.device_memory_mb)
         self._whole = Rest(self._model.trunk)
         self._rest = Rest(self._model.trunk, frozen_front(self._model.trunk))
-        self._training = {part: TrainingPass(part, study.speed, self._device) for part in (self._whole, self._rest)}
+        self._training: dict[nn.Module, TrainingPass] = {
+            part: TrainingPass(part, study.speed, self._device) for part in (self._whole, self._rest)
+        }
         self._caches = self._open_caches()
         self._identities = identities if study.loss.identifies else None
         self._identities_ID = None if base.identities_ID is None else base.identities_ID.to(device)

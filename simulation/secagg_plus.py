@@ -33,7 +33,8 @@ from flwr.server.workflow.constant import Key as WorkflowKey
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from simulation.inline import InlineGrid, inline_context
+from simulation.inline import InlineGrid
+from simulation.local_grid import server_context
 from simulation.spent import SERVER, Spent
 
 _WEIGHT = 1000  # patients of each; also SecAgg+'s default for the most
@@ -54,7 +55,7 @@ def secagg_plus_sum(vector_n: Tensor, hospitals: int, threshold: int) -> Spent:
     app = ClientApp(mods=[_timed(spent, hospitals), secaggplus_mod])
     app.train()(lambda message, _: Message(fitres_to_recorddict(reply, keep_input=True), reply_to=message))
     grid = InlineGrid(app, hospitals)
-    context = LegacyContext(inline_context(), strategy=_Everybody(grid))
+    context = LegacyContext(server_context(), strategy=_Everybody(grid))
     context.state.config_records[MAIN_CONFIGS_RECORD] = ConfigRecord({WorkflowKey.CURRENT_ROUND: 1})
     context.state.array_records[MAIN_PARAMS_RECORD] = parameters_to_arrayrecord(Parameters([], ""), keep_input=True)
     start = time.process_time()
