@@ -84,16 +84,19 @@ def _beside_the_usual_loop(study: Study, photos: PhotoSet, base: Base, folder: P
     """A round of ours beside a pass of the usual loop; our augmentation beside our step, and beside theirs."""
     from simulation.usual import usual_epoch, usual_loader, usual_network
 
-    learner, loader = Learner(study, base), usual_loader(photos, folder, study)
-    vector, network = learner.start(), usual_network(learner)
+    loader, network = usual_loader(photos, folder, study), usual_network(Learner(study, base))
     ordinary = torch.optim.AdamW(network.parameters(), lr=study.train.rate, weight_decay=study.train.weight_decay)
     augmented, stepped = _parts(study, photos, base)
+
+    def usually() -> None:
+        usual_epoch(network, loader, ordinary, study)
+
     claims: list[tuple[str, float, Work, Work]] = [
         (
             "a round / the usual loop: JPEGs, DataLoader, float32",
             _USUAL,
-            lambda: learner.train(vector, photos, 1, _HOSPITAL),
-            lambda: usual_epoch(network, loader, ordinary, study),
+            _round(study, photos, base),
+            usually,
         ),
         ("augmentation / the rest of the step", _AUGMENTED, augmented, stepped),
         (
@@ -103,6 +106,9 @@ def _beside_the_usual_loop(study: Study, photos: PhotoSet, base: Base, folder: P
             lambda: list(loader),
         ),
     ]
+    if has_bf16(torch.device("cpu")):
+        ours = _round(study.replace({"speed": {"precision": "bf16"}}), photos, base)
+        claims.append(("a round in bf16 / the usual loop", _USUAL, ours, usually))
     return [Ratio.of_pairs(name, most, _in_turn(ours, other, pairs)) for name, most, ours, other in claims]
 
 
