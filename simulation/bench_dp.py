@@ -3,8 +3,8 @@
 A step is a batch's gradient and the optimiser's move. The private ones are as a hospital does them: the network with
 frozen norms, channels last, each patient's gradient cut, noise from the operating system. The plain one has the group
 norm of a network that is trained from scratch, and trains everything. Opacus' are those of its hooks, of functorch and
-of ghost clipping: the same network with group norm, contiguous, for its gradients are wrong in channels last; and noise
-from torch, which is cheaper. Batches are never empty here, for on an empty one functorch fails.
+of ghost clipping: the same network with group norm and torch's own layers, contiguous, for its gradients are wrong in
+channels last; and noise from torch, which is cheaper. Batches are never empty here: on an empty one functorch fails.
 
 Memory is what a fresh process grows by at most in its first step.
 """
@@ -30,6 +30,7 @@ from bioface_core.secret import SecretRandom
 from bioface_core.sections import Loss, Model, Privacy, Train
 from simulation.fresh import in_fresh_process, resident_mb
 from simulation.ratio import Ratio
+from simulation.torchs_own import with_torchs_own
 
 Step = Callable[[], None]
 _CLASSES, _MARGIN = 10, 0.3
@@ -92,13 +93,15 @@ def make_step(arm: str, model: Model) -> Step:
         arm: ``plain``, one of Opacus' modes, or what trains privately (``all``, ``last-stage``, ``se+bias``, ``head``).
         model: depth, width and so on; the norm is the arm's.
     """
+    if arm not in (_PLAIN, *_OPACUS):
+        return _private(*_network(model, "frozen", arm))
+    network, photos_NCHW, labels_N = _network(model, "group")
     if arm == _PLAIN:
-        return _plain(*_network(model, "group"))
+        return _plain(network, photos_NCHW, labels_N)
+    rival = with_torchs_own(network)
     if arm == _GHOST:
-        return _ghost(*_network(model, "group"))
-    if arm in _OPACUS:
-        return _opacus(*_network(model, "group"), functorch=arm == _FUNCTORCH)
-    return _private(*_network(model, "frozen", arm))
+        return _ghost(rival, photos_NCHW, labels_N)
+    return _opacus(rival, photos_NCHW, labels_N, functorch=arm == _FUNCTORCH)
 
 
 def _network(model: Model, norm: str, part: str = "all") -> tuple[Recogniser, Tensor, Tensor]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -20,10 +19,10 @@ from torchvision.transforms import InterpolationMode, v2
 from bioface_core import loss
 from bioface_core.config import Study
 from bioface_core.learner import Learner
-from bioface_core.model import FrozenNorm, Recogniser
+from bioface_core.model import Recogniser
 from bioface_core.photos import PhotoSet
-from bioface_core.prelu import PReLU
 from bioface_core.sections import Augment
+from simulation.torchs_own import with_torchs_own
 
 _JPEG_QUALITY = 92
 
@@ -88,29 +87,7 @@ def usual_network(learner: Learner) -> Recogniser:
     """A learner's network at its start, in the default layout and with torch's own layers."""
     network = Recogniser(learner.study.model, learner.classes)
     network.load_state_dict(learner.weights(learner.start()), strict=False)
-    for parent in list(network.modules()):
-        for name, child in parent.named_children():
-            setattr(parent, name, torchs_own(child))
-    return network.train()
-
-
-def torchs_own(layer: nn.Module) -> nn.Module:
-    """Torch's layer in place of ours, where ours is there for its speed."""
-    if isinstance(layer, PReLU):
-        plain: nn.Module = nn.PReLU(len(layer.weight))
-    elif isinstance(layer, FrozenNorm):
-        plain = _Norm(len(layer.weight))
-    else:
-        return layer
-    plain.load_state_dict(layer.state_dict())
-    return plain
-
-
-class _Norm(FrozenNorm):
-    """Batch normalisation in evaluation, forwards and backwards by torch."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return F.batch_norm(maps, self.running_mean, self.running_var, self.weight, self.bias, training=False)
+    return with_torchs_own(network).train()
 
 
 def usual_epoch(
