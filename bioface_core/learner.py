@@ -12,27 +12,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bioface_core import augment, loss, optimise
+from bioface_core import loss, optimise
 from bioface_core.accounting import Plan
 from bioface_core.calibration import Reliability, count_reliability, nearness
 from bioface_core.clipping import LossOf
 from bioface_core.config import Study
-from bioface_core.embed import BATCH, both_views, embed_pairs
+from bioface_core.embed import embed_pairs
 from bioface_core.errors import ConfigError
 from bioface_core.evaluate import Counts, count, per_patient
-from bioface_core.front import Batch, CachedFront, FrontCaches, Shown, WholePhotos
+from bioface_core.front import Batch, Shown
 from bioface_core.layout import layout_of
-from bioface_core.model import Recogniser, Rest, frozen_front, memory_format, random_directions, run, set_trainable
-from bioface_core.photos import FACE_SIZE_PX, PhotoSet, first_photos, shuffled
+from bioface_core.model import Recogniser, memory_format, random_directions, set_trainable
+from bioface_core.photos import PhotoSet, first_photos, shuffled
 from bioface_core.privacy import Patients, check_private, noisy_gradients
-from bioface_core.resident import DeviceMemory, ahead
+from bioface_core.resident import ahead
 from bioface_core.secret import SecretRandom
 from bioface_core.sections import Speed
 from bioface_core.seeding import generator
-from bioface_core.speed import TrainingPass, keep_memory, set_threads
-from bioface_core.views import BothSides, FreshViews, Pick, Randomness, draw_views
+from bioface_core.sight import Sight
+from bioface_core.speed import keep_memory, set_threads
+from bioface_core.views import Pick, Randomness
 from bioface_core.weights import Base, without_counters
 
 
@@ -94,18 +95,12 @@ class Learner:
         set_trainable(self._model, study.model.trainable)
         if study.privacy.unit == "patient":
             check_private(self._model)
-        self._format = memory_format(study.model, study.speed.channels_last)
-        self._model = self._model.to(device, memory_format=self._format)  # type: ignore[call-overload]
+        layout = memory_format(study.model, study.speed.channels_last)
+        self._model = self._model.to(device, memory_format=layout)  # type: ignore[call-overload]
         self._layout = layout_of(self._model)
         self._start = self._layout.flatten(self._model).cpu()
         self._device = torch.device(device)
-        self._memory = DeviceMemory(self._device, study.speed.device_memory_mb)
-        self._whole = Rest(self._model.trunk)
-        self._rest = Rest(self._model.trunk, frozen_front(self._model.trunk))
-        self._training: dict[nn.Module, TrainingPass] = {
-            part: TrainingPass(part, study.speed, self._device) for part in (self._whole, self._rest)
-        }
-        self._caches = self._open_caches()
+        self._sight = Sight(self._model.trunk, study, self._device)
         self._identities = identities if study.loss.identifies else None
         self._identities_ID = None if base.identities_ID is None else base.identities_ID.to(device)
         assert self._identities is None or self._identities_ID is not None, "identities without their prototypes"
@@ -162,11 +157,11 @@ class Learner:
         self._model.train()
         optimiser = optimise.Optimiser(self._model, self.study.train, progress)
         if plan is None:
-            shown = self._shown(photos, stream, generator(self.study.seed, "views", stream))
+            shown = self._sight.show(photos, stream, generator(self.study.seed, "views", stream))
             loss_ = self._passes(shown, optimiser, progress, randomness)
         else:
             secret = secret or SecretRandom()
-            shown = self._shown(photos, f"{stream}, secret", secret)
+            shown = self._sight.show(photos, f"{stream}, secret", secret)
             self._private_steps(shown, optimiser, progress, randomness, plan, secret)
             loss_ = 0.0
         return LocalResult(self._layout.flatten(self._model).cpu() - vector.cpu(), loss_)
@@ -215,7 +210,7 @@ class Learner:
         self._model.eval()
         if not len(photos):
             return torch.zeros(0, self.embedding, device=self._device)
-        return embed_pairs(*self._both_sides(photos))
+        return embed_pairs(*self._sight.both_sides(photos))
 
     def weights(self, vector: Tensor) -> dict[str, Tensor]:
         """The whole model with ``vector`` in it: named CPU tensors, frozen ones included."""
@@ -307,12 +302,8 @@ class Learner:
 
     def _patient_loss(self, batch: Batch, present_K: Tensor, progress: float) -> Tensor:
         margin = loss.margin_at(self.study.loss, progress)
-        embeddings_BD, prototypes_KD, settings = self._embeddings(batch), self._model.prototypes, self.study.loss
+        embeddings_BD, prototypes_KD, settings = self._sight.embeddings(batch), self._model.prototypes, self.study.loss
         return loss.syndrome_loss(embeddings_BD, batch.labels_B, prototypes_KD, present_K, settings, margin)
-
-    def _embeddings(self, batch: Batch) -> Tensor:
-        """Unit embeddings (B, D), to be trained by."""
-        return self._training[batch.network](batch.inputs())
 
     @property
     def _sums(self) -> bool:
@@ -333,7 +324,7 @@ class Learner:
     def _identification_loss(self, people: Batch) -> Tensor:
         """Tells public people apart, by prototypes that stay where stage 1 left them, and from every syndrome."""
         assert self._identities_ID is not None
-        embeddings_BD = self._embeddings(people)
+        embeddings_BD = self._sight.embeddings(people)
         settings, cosines_BI = self.study.loss, loss.cosines(embeddings_BD, self._identities_ID)
         identified = loss.arcface(cosines_BI, people.labels_B, settings.scale, self.study.pretrain.margin)
         if settings.healthy == "ignore":
@@ -344,48 +335,4 @@ class Learner:
     def _shown_identities(self) -> Shown | None:
         if self._identities is None:
             return None
-        return self._shown(self._identities, "identities", generator(self.study.seed, "views", "identities"))
-
-    def _shown(self, photos: PhotoSet, name: str, randomness: Randomness) -> Shown:
-        """A set of photos for a round.
-
-        Args:
-            photos: the set.
-            name: of whoever trains on it.
-            randomness: of its views, where these are drawn for good.
-        """
-        held = self._memory.hold(photos)
-        settings = self.study.train
-        views, cache = self._caches.of(photos.photos_NCHW, name, lambda: draw_views(len(photos), settings, randomness))
-        if cache is None or isinstance(views, FreshViews):
-            return Shown(held, views, WholePhotos(held, self._whole, self._changed))
-        return Shown(held, views, CachedFront(held, views, cache, self._front, self._rest))
-
-    def _both_sides(self, photos: PhotoSet) -> tuple[nn.Module, Iterator[tuple[Tensor, Tensor]]]:
-        """The network, and what it is given of each photo as it is and mirrored."""
-        held, positions = self._memory.hold(photos), torch.arange(len(photos)).split(BATCH)
-        sides, cache = self._caches.of(photos.photos_NCHW, "both sides", lambda: BothSides(len(photos)))
-        if cache is None:
-            fetched = ahead(positions, held.fetch)
-            return self._whole, (both_views(arriving(), self._format) for arriving in fetched)
-        feed = CachedFront(held, sides, cache, self._front, self._rest)
-        begun = ahead(positions, lambda positions_B: [feed.start_keys(keys_B) for keys_B in sides.of(positions_B)])
-        return self._rest, ((upright(), mirrored()) for upright, mirrored in begun)
-
-    def _open_caches(self) -> FrontCaches:
-        """Places for what the front makes of photos, where that is frozen and may be kept."""
-        keeps = self.study.speed.cache_trunk and self._rest.first
-        example_1CHW = torch.zeros(1, 3, FACE_SIZE_PX, FACE_SIZE_PX, device=self._device)
-        return FrontCaches(self._front if keeps else None, self._memory, example_1CHW)
-
-    def _front(self, shown_NCHW: Tensor) -> Tensor:
-        """What the frozen front makes of photos, without a graph."""
-        with torch.no_grad():
-            return run(self._model.trunk.layers()[: self._rest.first], self._laid_out(shown_NCHW))
-
-    def _changed(self, photos_NCHW: Tensor, pick: Pick) -> Tensor:
-        return self._laid_out(augment.apply(photos_NCHW, pick.draws.to(self._device)))
-
-    def _laid_out(self, photos_NCHW: Tensor) -> Tensor:
-        """The batch in the memory layout the convolutions want."""
-        return photos_NCHW.contiguous(memory_format=self._format)
+        return self._sight.show(self._identities, "identities", generator(self.study.seed, "views", "identities"))

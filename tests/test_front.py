@@ -158,12 +158,12 @@ def test_what_does_not_fit_is_said_once_and_computed_anew(caplog: pytest.LogCapt
 
 def test_room_is_given_back_with_the_photos() -> None:
     student = learner(frozen(loss={"mode": "arcface"}))
-    free, photos = student._memory.free, stripes(ROWS, 3)
+    free, photos = student._sight.memory.free, stripes(ROWS, 3)
     student.train(student.start(), photos, 1, "hospital-1")
-    assert student._memory.free < free - 3 * ROWS * 1000
+    assert student._sight.memory.free < free - 3 * ROWS * 1000
     del photos
     gc.collect()
-    assert student._memory.free == free
+    assert student._sight.memory.free == free
 
 
 @pytest.mark.parametrize("part", ["head", "last-stage"])

@@ -36,7 +36,7 @@ def spilling(study_: Study) -> Study:
 
 
 def is_spilled(student: Learner, photos: PhotoSet) -> bool:
-    return student._memory.hold(photos).spilled
+    return student._sight.memory.hold(photos).spilled
 
 
 @pytest.mark.usefixtures("apart")
