@@ -224,7 +224,7 @@ function headline() {
   if (!answer) return ["No photo can be used", "Beside each photo stands why, and what helps."];
   const rests = `Rests on ${answer.photos} ${answer.photos === 1 ? "photo" : "photos"}${answer.updated.length ? ` and ${signs.length} ${signs.length === 1 ? "sign" : "signs"}` : ""}.`;
   if (answer.answer !== "ranked") {
-    return ["No syndrome recognised", `The face is no nearer to the syndromes than faces of healthy people are. That does not mean that the patient is healthy. Below is what would have come first. ${rests}`];
+    return ["No syndrome recognised", `The face is farther from every syndrome than nearly all patients are. That does not mean that the patient is healthy. Below is what would have come first. ${rests}`];
   }
   const first = ordered()[0];
   const chance = first.after ?? first.probability;
