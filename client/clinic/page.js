@@ -251,7 +251,7 @@ function showRanking() {
   const withTerms = answer.updated.length > 0;
   for (const heading of document.querySelectorAll(".terms-only")) heading.hidden = !withTerms;
   const rows = (all ? list : list.slice(0, SHOWN)).map((one) => {
-    const ids = [one.omim && `OMIM ${one.omim}`, one.orpha && `ORPHA ${one.orpha}`, one.entries && `gallery, ${one.entries} ${one.entries === 1 ? "photo" : "photos"}`].filter(Boolean).join(" · ");
+    const ids = [one.omim && `OMIM\u00a0${one.omim}`, one.orpha && `ORPHA\u00a0${one.orpha}`, one.entries && `gallery, ${one.entries} ${one.entries === 1 ? "photo" : "photos"}`].filter(Boolean).join(" · ");
     const name = node("th", { scope: "row" }, one.name, node("span", { className: "ids", textContent: ids }));
     const cells = [node("td", { className: "chance" }, node("span", { className: "value", textContent: percent(one.probability) }), bar(one.probability, "by-photo"))];
     if (withTerms) {
