@@ -1,11 +1,18 @@
 """How honest are the answers? Calibration, abstention and the unknown, on patients that no part of a run has seen.
 
     python benchmarks/clinic.py runs/demo runs/demo-1 runs/demo-2 runs/demo-3 runs/demo-4
+    python benchmarks/clinic.py runs/demo runs/demo-1 runs/demo-2 runs/demo-3 runs/demo-4 --photos 2
+    python benchmarks/clinic.py runs/demo runs/demo-1 runs/demo-2 runs/demo-3 runs/demo-4 --ceilings
 
 For each finished run of phantoms: calibrates the final model on the hospitals' held-out patients, as a deployed run
 does, and asks it about new phantoms, one photo of each: 2,000 patients of the ten syndromes, 240 of the six that no
 model has learned, 400 healthy people. Prints one Markdown row per run and their mean; intervals are bootstrapped over
 people.
+
+``--ceilings`` asks how much better any score could do that sees the same embeddings: classifiers that are shown these
+very people, by cross-validation, which nobody could do in a clinic.
+
+Legend: P people, Q others, D embedding, K syndromes.
 """
 
 from __future__ import annotations
@@ -16,16 +23,18 @@ from pathlib import Path
 from statistics import mean
 
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from torch import Tensor
 
 from bioface_core.calibration import count_reliability, curve, ece, risk_at, temperatures
 from bioface_core.checkpoint import RunFolder, read_study_of
 from bioface_core.config import Study
-from bioface_core.evaluate import Counts
+from bioface_core.evaluate import Counts, per_patient
 from bioface_core.expert import Expert
 from bioface_core.learner import Learner
-from bioface_core.photos import PhotoSet, first_photos
+from bioface_core.photos import PhotoSet
 from bioface_core.seeding import generator
 from bioface_core.start import read_start
 from bioface_core.syndromes import catalogue
@@ -42,8 +51,11 @@ def main() -> None:
     """Measures every run that is named, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--photos", type=int, default=1, help="of each person, averaged")
+    parser.add_argument("--ceilings", action="store_true", help="what classifiers reach that are shown the answers")
+    typed = parser.parse_args()
     torch.set_num_threads(1)
-    rows = {str(run.name): measure(run) for run in parser.parse_args().runs}
+    rows = {run.name: measure(run, typed.photos, typed.ceilings) for run in typed.runs}
     names = list(next(iter(rows.values())))
     print(f"| run | {' | '.join(names)} |\n|---{'|---' * len(names)}|")
     for run, row in rows.items():
@@ -51,18 +63,22 @@ def main() -> None:
     print(f"| mean | {' | '.join(f'{mean(row[name][0] for row in rows.values()):.3f}' for name in names)} |")
 
 
-def measure(run: Path) -> Row:
+def measure(run: Path, photos: int, ceilings: bool) -> Row:
     """Each figure with its 95 % interval."""
     study = read_study_of(run)
     expert = calibrated(run, study)
     seed, dials = study.seed + FRESH, study.simulation.phantoms
-    known = phantom.patients(seed, study.syndromes, KNOWN, 1, dials)[0]
-    unseen = phantom.patients(seed, catalogue().unseen, UNSEEN, 1, dials)[0]
-    healthy = phantom.healthy(seed, HEALTHY, 1, dials)[0]
-    scores_PK, near_P = _asked(expert, known)
-    others = {"unseen": _asked(expert, unseen)[1], "healthy": _asked(expert, healthy)[1]}
-    row = _sure(study, expert, scores_PK, known.labels_N, near_P)
-    for name, near_Q in others.items():
+    known_PD, labels_P = _people(expert, phantom.patients(seed, study.syndromes, KNOWN, photos, dials)[0])
+    others = {
+        "unseen": _people(expert, phantom.patients(seed, catalogue().unseen, UNSEEN, photos, dials)[0])[0],
+        "healthy": _people(expert, phantom.healthy(seed, HEALTHY, photos, dials)[0])[0],
+    }
+    if ceilings:
+        return _ceilings(expert, known_PD, labels_P, others)
+    near_P = expert.nearness(known_PD)
+    row = _sure(study, expert, expert.scores(known_PD), labels_P, near_P)
+    for name, others_QD in others.items():
+        near_Q = expert.nearness(others_QD)
         row[f"AUROC, {name}"] = _interval(_auroc, [near_P, near_Q])
         row[f"turned away, {name}"] = _interval(
             lambda values_P: float((~expert.calibration.recognised(values_P)).float().mean()), [near_Q]
@@ -81,10 +97,42 @@ def calibrated(run: Path, study: Study) -> Expert:
     return Expert.of(study, learner.weights(vector), total.reliability)
 
 
-def _asked(expert: Expert, photos: PhotoSet) -> tuple[Tensor, Tensor]:
-    """Scores and nearness of each person's first photo."""
-    embeddings_PD = expert.embed(photos.photos_NCHW[first_photos(photos.patients_N)])
-    return expert.scores(embeddings_PD), expert.nearness(embeddings_PD)
+def _people(expert: Expert, photos: PhotoSet) -> tuple[Tensor, Tensor]:
+    """Each person's embedding, and label."""
+    return per_patient(expert.embed(photos.photos_NCHW), photos.labels_N, photos.patients_N)
+
+
+def _ceilings(expert: Expert, known_PD: Tensor, labels_P: Tensor, others: dict[str, Tensor]) -> Row:
+    """What classifiers reach that are shown who is right, and who has no syndrome, beside what we use."""
+    scores_PK = expert.scores(known_PD)
+    right_P = (scores_PK.argmax(1) == labels_P).long()
+    sure_P = expert.calibration.probabilities(scores_PK).amax(1)
+    told_P = _shown(torch.cat([known_PD, scores_PK.sort(1).values], 1), right_P)
+    row = {
+        "risk at 80 %": _together(_risk_at_80, [sure_P, right_P]),
+        "risk at 80 %, shown": _together(_risk_at_80, [told_P, right_P]),
+    }
+    near_P = expert.nearness(known_PD)
+    for name, others_QD in others.items():
+        both_ND = torch.cat([known_PD, others_QD])
+        truth_N = (torch.arange(len(both_ND)) < len(known_PD)).long()
+        groups = list(_shown(both_ND, truth_N).split([len(known_PD), len(others_QD)]))
+        row[f"AUROC, {name}"] = _interval(_auroc, [near_P, expert.nearness(others_QD)])
+        row[f"AUROC, {name}, shown"] = _interval(_auroc, groups)
+    return row
+
+
+def _shown(features_NF: Tensor, truth_N: Tensor) -> Tensor:
+    """What a logistic regression says of each person after it was shown the truth of all but a tenth, float (N,)."""
+    model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=3000)
+    folds = StratifiedKFold(10, shuffle=True, random_state=0)
+    found_N = cross_val_predict(model, features_NF.numpy(), truth_N.numpy(), cv=folds, method="decision_function")
+    return torch.as_tensor(found_N)
+
+
+def _risk_at_80(sure_P: Tensor, right_P: Tensor) -> float:
+    answered = sure_P.argsort(descending=True)[: round(0.8 * len(sure_P))]
+    return 1 - float(right_P[answered].float().mean())
 
 
 def _sure(study: Study, expert: Expert, scores_PK: Tensor, labels_P: Tensor, near_P: Tensor) -> Row:

@@ -5,7 +5,8 @@
 For each finished demo, patients of the six unseen syndromes are drawn. Some of them become a gallery, one photo each;
 the others are ranked among the model's ten syndromes and the gallery's, with two photos each. So are the held-out
 patients of the ten. Every syndrome alone, then all six at once, with ``--draws`` galleries each. Prints one Markdown
-table: macro Top-1 and Top-5 of the added syndromes (0 without a gallery), and how many points the ten lose.
+table: macro Top-1 and Top-5 of the added syndromes (0 without a gallery), and how many points the ten lose; means over
+runs, with the lowest and the highest run.
 """
 
 from __future__ import annotations
@@ -45,14 +46,17 @@ def main() -> None:
     unseen = catalogue().unseen
     for photos in arguments.photos:
         for chosen in ([[key] for key in unseen], [list(unseen)]):
-            rows = [
-                _measure(expert, held, new, keys, photos, draw)
-                for expert, held, new in prepared
-                for keys in chosen
-                for draw in range(arguments.draws)
+            by_run = [
+                [_measure(*one, keys, photos, draw) for keys in chosen for draw in range(arguments.draws)]
+                for one in prepared
             ]
-            cells = " | ".join(f"{100 * mean(column):.1f}" for column in zip(*rows, strict=True))
-            print(f"| {photos} | {len(chosen[0])} | {cells} |")
+            print(f"| {photos} | {len(chosen[0])} | {' | '.join(_cells(by_run))} |", flush=True)
+
+
+def _cells(by_run: Sequence[Sequence[tuple[float, ...]]]) -> list[str]:
+    """Each figure's mean over all, and the lowest and the highest run."""
+    means = [[100 * mean(column) for column in zip(*rows, strict=True)] for rows in by_run]
+    return [f"{mean(runs):.1f} ({min(runs):.1f} to {max(runs):.1f})" for runs in zip(*means, strict=True)]
 
 
 def _patients(run: Path) -> tuple[Embedded, Embedded]:

@@ -4,13 +4,14 @@ A gallery holds unit embeddings, never photos, each with its syndrome. It belong
 models cannot be compared. It says which of its entries are nearest to a patient, and gives each of its syndromes a
 prototype of its own, so that the patient is ranked among the model's K syndromes and the gallery's G at once.
 
-    prototype    the mean of the syndrome's unit embeddings, at the length of the model's prototypes. Training by angle
-                 draws a class's embeddings to its prototype: the two are 0.97 alike on the demo, so a mean is the
-                 prototype that training would have come near to, only noisier.
-    odds         all syndromes of a gallery together are taken to be half as likely, before the photo is seen, as one
-                 of the model: each loses ln(2 G) / scale of its score. They are ultra-rare, their prototypes are noisy,
-                 and every one of them is a further chance to be wrong. The scale is that of the training's softmax; by
-                 the calibrated one, which is half as large on the demo, a gallery would hardly ever come first.
+    prototype    the mean of the syndrome's unit embeddings, moved to where training would have put it. Training pushes
+                 the prototypes away from healthy people, and with them from where all faces lie: along the mean of the
+                 prototypes, on the demo, they lie at 0.4 and patients at -0.6. A mean that stayed among the faces would
+                 be nearer to everybody than any prototype of the model. So its part along that direction is the one
+                 that the model's prototypes have on average, and only the rest is the syndrome's own (``imprinted``).
+    odds         all syndromes of a gallery together are taken to be a sixth as likely, before the photo is seen, as one
+                 of the model: each loses ln(6 G) / scale of its score. They are ultra-rare, their prototypes are noisy,
+                 and every one of them is a further chance to be wrong. The scale is that of the training's softmax.
 
 What the order among the model's syndromes was, it stays. Figures: docs/how-to/gallery.md.
 
@@ -20,8 +21,8 @@ says otherwise; neither they nor what they are neighbours of may leave the hospi
 Legend: N entries, P patients, D embedding, K syndromes of the model, G of the gallery, S = K + G.
 
 Source: Qi, Brown, Lowe 2018, "Low-shot learning with imprinted weights" (means as prototypes); Saerens, Latinne,
-Decaestecker 2002, "Adjusting the outputs of a classifier to new a priori probabilities" (odds). The figure 1/2 is ours,
-chosen so that the model's syndromes lose less than one point of Top-1.
+Decaestecker 2002, "Adjusting the outputs of a classifier to new a priori probabilities" (odds). Moving a mean is
+ours, and so is the figure 1/6, chosen so that the model's syndromes lose less than one point of Top-1.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from bioface_core.loss import cosines
 from bioface_core.model import Recogniser
 from bioface_core.syndromes import catalogue
 
-ODDS = 0.5  # of the whole gallery against one syndrome of the model, before the photo is seen
+ODDS = 1 / 6  # of the whole gallery against one syndrome of the model, before the photo is seen
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LONGEST_NAME = 120
 _ID_DIGITS = 12
@@ -283,6 +284,23 @@ def nearness(expert: Expert, gallery: Gallery, embeddings_PD: Tensor) -> Tensor:
     return nearness_to(embeddings_PD, prototypes_SD)
 
 
+def imprinted(means_GD: Tensor, prototypes_KD: Tensor) -> Tensor:
+    """Unit prototypes of syndromes that took no part in training, (G, D).
+
+    Args:
+        means_GD: mean embeddings of their photos.
+        prototypes_KD: the model's, of any length but zero.
+
+    Returns:
+        The part along the mean of the model's prototypes is as long as theirs on average; the rest is the means' own.
+    """
+    unit_KD = F.normalize(prototypes_KD)
+    shared_D = F.normalize(unit_KD.mean(0), dim=0)
+    share = (unit_KD @ shared_D).mean()
+    own_GD = F.normalize(means_GD - (means_GD @ shared_D)[:, None] * shared_D)
+    return (1 - share * share).clamp(min=0).sqrt() * own_GD + share * shared_D
+
+
 def gallery_of(expert: Expert, gallery: Gallery) -> Gallery:
     """The gallery, if it is this model's.
 
@@ -296,9 +314,10 @@ def gallery_of(expert: Expert, gallery: Gallery) -> Gallery:
 
 
 def _prototypes(expert: Expert, gallery: Gallery, keys: Iterable[str]) -> Tensor:
-    """Unit means of syndromes (G, D), as long as the model's prototypes where scores depend on that."""
-    means_GD = F.normalize(torch.stack([gallery.embeddings_ND[_rows(gallery, key)].mean(0) for key in keys]))
-    return means_GD * (expert.network.prototypes.norm(dim=1).mean().cpu() if expert.study.loss.mode == "ce" else 1)
+    """Of syndromes (G, D), as long as the model's prototypes where scores depend on that."""
+    means_GD = torch.stack([gallery.embeddings_ND[_rows(gallery, key)].mean(0) for key in keys])
+    unit_GD = imprinted(means_GD, expert.network.prototypes.detach().cpu().float())
+    return unit_GD * (expert.network.prototypes.norm(dim=1).mean().cpu() if expert.study.loss.mode == "ce" else 1)
 
 
 def _all_prototypes(expert: Expert, gallery: Gallery) -> Tensor:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from bioface_core.errors import RunError
+from bioface_core.loss import margin_at
 from bioface_core.web.door import Token
 from server.dashboard import Watch, dashboard_app
-from server.dashboard.words import told
+from server.dashboard.words import loss_title, told
 from tests.local_client import TOKEN, LocalClient
 from tests.test_simulate import run, tiny
 
@@ -161,6 +162,20 @@ def test_the_budget_is_told(finished: Path, tmp_path: Path, privacy: dict[str, A
     extra = {"federation": {"rounds": 2, "weighting": "equal"}} if privacy["unit"] == "hospital" else {}
     (folder / "study.yaml").write_text(tiny(privacy=privacy, **extra).to_yaml())
     assert said in " ".join(Watch(folder).look()["budget"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({}, "until round 9"), ({"margin_ramp": 1.0}, "until round 15"), ({"margin_ramp": 0.0}, ""), ({"mode": "ce"}, "")],
+)
+def test_a_loss_that_grows_with_its_margin_is_explained(change: dict[str, Any], said: str) -> None:
+    """The round that is named is the first with the whole margin, or the last there is."""
+    study = tiny(federation={"rounds": 15}, loss=change)
+    title = loss_title(study)
+    assert title.startswith("Training loss") and title.removeprefix("Training loss").endswith(said)
+    assert said or title == "Training loss"
+    if said == "until round 9":
+        assert [margin_at(study.loss, (number - 1) / 15) == study.loss.margin for number in (8, 9)] == [False, True]
 
 
 def test_every_kind_of_line_has_its_sentence() -> None:

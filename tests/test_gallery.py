@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import stat
@@ -25,7 +26,7 @@ from bioface_core.config import find_study, read_study
 from bioface_core.errors import PhotoError
 from bioface_core.evaluate import Counts
 from bioface_core.expert import Expert, read_expert
-from bioface_core.gallery import ODDS, Gallery, fingerprint, handicap, nearness, neighbours, rank, scores
+from bioface_core.gallery import ODDS, Gallery, fingerprint, handicap, imprinted, nearness, neighbours, rank, scores
 from bioface_core.gallery_file import changing, load_gallery, read_gallery, write_gallery
 from bioface_core.learner import Learner
 from bioface_core.matching import TOPS, Portraits, Split, match, nearest, protocol
@@ -232,6 +233,21 @@ def test_an_empty_gallery_leaves_the_model_s_ranking(expert: Expert) -> None:
     assert rank(expert, Gallery.empty(expert), torch.zeros(0, D)) == ()
 
 
+def plain_imprint(mean: list[float], prototypes: list[list[float]]) -> list[float]:
+    """A syndrome's prototype from its mean embedding, in Python floats."""
+
+    def dot(one: Sequence[float], other: Sequence[float]) -> float:
+        return sum(a * b for a, b in zip(one, other, strict=True))
+
+    units = [[value / math.hypot(*one) for value in one] for one in prototypes]
+    middle = [sum(column) / len(units) for column in zip(*units, strict=True)]
+    shared = [value / math.hypot(*middle) for value in middle]
+    share = sum(dot(one, shared) for one in units) / len(units)
+    rest = [value - dot(mean, shared) * along for value, along in zip(mean, shared, strict=True)]
+    scale = math.sqrt(1 - share**2) / math.hypot(*rest)
+    return [scale * value + share * along for value, along in zip(rest, shared, strict=True)]
+
+
 def plain_ranking(expert: Expert, gallery: Gallery, patient: list[float]) -> list[tuple[str, float, float]]:
     """(key, probability, cosine), likeliest first, in Python floats."""
 
@@ -243,7 +259,8 @@ def plain_ranking(expert: Expert, gallery: Gallery, patient: list[float]) -> lis
     found = [(key, cosine(patient, prototype), cosine(patient, prototype)) for key, prototype in model.items()]
     for key in new:
         own = [v for v, e in zip(gallery.embeddings_ND.tolist(), gallery.entries, strict=True) if e.key == key]
-        near = cosine(patient, [sum(column) / len(own) for column in zip(*own, strict=True)])
+        mean = [sum(column) / len(own) for column in zip(*own, strict=True)]
+        near = cosine(patient, plain_imprint(mean, list(model.values())))
         found.append((key, near - math.log(len(new) / ODDS) / 16, near))
     weights = [math.exp(score / expert.calibration.temperature) for _, score, _ in found]
     rows = [(key, weight / sum(weights), near) for (key, _, near), weight in zip(found, weights, strict=True)]
@@ -297,16 +314,33 @@ def test_linear_scores_meet_means_of_their_own_length() -> None:
     linear = make_expert(mode="ce")
     own = Gallery.empty(linear).add("kbg", "KBG syndrome", unit(1, D, seed=1))
     length = float(linear.network.prototypes.norm(dim=1).mean())
-    found = scores(linear, own, own.embeddings_ND)
+    found = scores(linear, own, imprinted(own.embeddings_ND, linear.network.prototypes))
     assert float(found[0, -1]) == pytest.approx(length - handicap(linear, 1), rel=1e-5)
 
 
 def test_a_face_near_the_gallery_is_near_something(expert: Expert, gallery: Gallery) -> None:
     own_D = F.normalize(gallery.embeddings_ND[1:3].mean(0), dim=0)[None]
     assert gallery.entries[1].key == gallery.entries[2].key == "kbg"
-    assert float(nearness(expert, gallery, own_D)) == pytest.approx(1.0, abs=1e-5)
-    assert float(expert.nearness(own_D)) < 0.9
+    prototype_1D = imprinted(own_D, expert.network.prototypes)
+    assert float(nearness(expert, gallery, prototype_1D)) == pytest.approx(1.0, abs=1e-5)
+    assert float(expert.nearness(prototype_1D)) < 0.9
+    assert float(nearness(expert, gallery, own_D)) > float(expert.nearness(own_D))
     assert torch.allclose(nearness(expert, Gallery.empty(expert), own_D), expert.nearness(own_D))
+
+
+def test_a_gallery_does_not_swallow_patients_whom_training_pushed_away(expert: Expert) -> None:
+    """Training against healthy people leaves prototypes far from all faces, and a gallery's mean among them."""
+    faces, own = torch.linalg.qr(unit(D, 5, seed=21))[0].T.split([1, 4])
+    pushed = replace(expert, network=copy.deepcopy(expert.network))
+    pushed.network.prototypes.data.copy_(0.5 * own[:3] - 0.85 * faces)
+    noise = torch.randn(4, 23, D, generator=torch.Generator().manual_seed(3)) * 0.03
+    photos = F.normalize(0.6 * own[:, None] + 0.8 * faces + noise, dim=-1)
+    gallery = Gallery.empty(pushed).add("kbg", "KBG syndrome", photos[3, :3])
+    patients = photos[:, 3:]
+    as_it_is_3P = patients[:3] @ F.normalize(gallery.embeddings_ND.mean(0), dim=0)
+    assert bool((as_it_is_3P > pushed.scores(patients[:3].flatten(0, 1)).amax(1).view(3, -1)).all())
+    for key, people in zip((*expert.syndromes, "kbg"), patients, strict=True):
+        assert [row[0].key for row in rank(pushed, gallery, people)] == [key] * len(people)
 
 
 def test_a_separable_syndrome_is_found_from_three_photos(expert: Expert) -> None:

@@ -70,10 +70,28 @@ def test_a_folder_is_answered(
 def test_a_table_says_the_same_in_words(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     assert command(monkeypatch, photos / "ben.png", photos / "wall.png", "--model", run, "--device", "cpu") == 0
     out, err = capsys.readouterr()
     assert "syndrome" in out and " %" in out and "photo not usable (no face)" in out
     assert "calibrated on 40 held-out patients" in err and "No answer here is a diagnosis" in err
+
+
+@pytest.mark.parametrize("terms", [[], ["--present", "Epicanthus"]])
+def test_a_narrow_terminal_loses_no_name_and_no_number(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terms: list[str]
+) -> None:
+    """Long reasons beside answers, in 80 columns: who is meant, the numbers and every word are there."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(photos)
+    long = Path("a-name-so-long-that-no-terminal-of-eighty-columns-can-hold-it-beside-its-answer.png")
+    long.write_bytes(Path("ben.png").read_bytes()[:900])
+    assert command(monkeypatch, "ben.png", long, "letter.txt", "--model", run, "--device", "cpu", *terms) == 0
+    long.unlink()
+    said = capsys.readouterr().out
+    assert "\N{HORIZONTAL ELLIPSIS}" not in said and max(map(len, said.splitlines())) <= 80
+    assert "190685" in said and said.count(" %") == (6 if terms else 3)
+    assert "ben.png" in said and "letter.txt" in said and said.count("photo not usable") == 2
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ function headline() {
   if (!answer) return ["No photo can be used", "Beside each photo stands why, and what helps."];
   const rests = `Rests on ${answer.photos} ${answer.photos === 1 ? "photo" : "photos"}${answer.updated.length ? ` and ${signs.length} ${signs.length === 1 ? "sign" : "signs"}` : ""}.`;
   if (answer.answer !== "ranked") {
-    return ["No syndrome recognised", `The face is no nearer to the syndromes than faces of healthy people are. That does not mean that the patient is healthy. Below is what would have come first. ${rests}`];
+    return ["No syndrome recognised", `The face is farther from every syndrome than nearly all patients are. That does not mean that the patient is healthy. Below is what would have come first. ${rests}`];
   }
   const first = ordered()[0];
   const chance = first.after ?? first.probability;
@@ -251,7 +251,7 @@ function showRanking() {
   const withTerms = answer.updated.length > 0;
   for (const heading of document.querySelectorAll(".terms-only")) heading.hidden = !withTerms;
   const rows = (all ? list : list.slice(0, SHOWN)).map((one) => {
-    const ids = [one.omim && `OMIM ${one.omim}`, one.orpha && `ORPHA ${one.orpha}`, one.entries && `gallery, ${one.entries} ${one.entries === 1 ? "photo" : "photos"}`].filter(Boolean).join(" · ");
+    const ids = [one.omim && `OMIM\u00a0${one.omim}`, one.orpha && `ORPHA\u00a0${one.orpha}`, one.entries && `gallery, ${one.entries} ${one.entries === 1 ? "photo" : "photos"}`].filter(Boolean).join(" · ");
     const name = node("th", { scope: "row" }, one.name, node("span", { className: "ids", textContent: ids }));
     const cells = [node("td", { className: "chance" }, node("span", { className: "value", textContent: percent(one.probability) }), bar(one.probability, "by-photo"))];
     if (withTerms) {

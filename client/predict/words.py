@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bioface_core.predict import Answer
-from bioface_core.report.words import NOT_KNOWN
+from bioface_core.report.words import NOT_KNOWN, plural
 from client.predict.run import Result
 
 NOT_A_DIAGNOSIS = "Trained on phantoms or on few patients; made for research. No answer here is a diagnosis."
@@ -18,11 +18,14 @@ NOT_A_DIAGNOSIS = "Trained on phantoms or on few patients; made for research. No
 def table(results: Sequence[Result], top: int) -> Table:
     """The answers, each with its first ``top`` syndromes."""
     grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("Patient", "Syndrome", "OMIM", "ORPHA"):
-        grid.add_column(heading, no_wrap=heading != "Patient")
     with_terms = any(result.prediction.updated for result in results)
-    for heading in ("If one of these", *(["with the terms"] if with_terms else []), "Cosine"):
-        grid.add_column(heading, justify="right")
+    # In a narrow terminal names and reasons take several lines; numbers are never cut.
+    for heading in ("Patient", "Syndrome"):
+        grid.add_column(heading, overflow="fold")
+    for heading in ("OMIM", "ORPHA"):
+        grid.add_column(heading, no_wrap=True)
+    for heading in ("If one\nof these", *(["with\nthe terms"] if with_terms else []), "Cosine"):
+        grid.add_column(heading, no_wrap=True, justify="right")
     for result in results:
         name, prediction = escape(result.case.name), result.prediction
         if prediction.answer is not Answer.RANKED:
@@ -52,4 +55,4 @@ def describe(results: Sequence[Result], calibrated_on: int) -> str:
     photos = sum(len(result.case.photos) for result in results)
     spent = sum(result.seconds for result in results)
     basis = f"Probabilities calibrated on {calibrated_on:,} held-out patients" if calibrated_on else "Not calibrated"
-    return f"{basis}. {NOT_A_DIAGNOSIS}\n{photos:,} photos, {spent / max(1, photos):.2f} s each."
+    return f"{basis}. {NOT_A_DIAGNOSIS}\n{plural(photos, 'photo')}, {spent / max(1, photos):.2f} s each."

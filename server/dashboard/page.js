@@ -52,7 +52,9 @@ function node(tag, properties = {}, ...children) {
 
 const cell = (text, className = "") => node("td", { className, textContent: text ?? "–" });
 const number = (text) => cell(text, "number");
-const moment = (iso) => (iso ? new Date(iso).toLocaleString() : "–");
+// Short enough for a telephone: a run takes hours or days, so the year is no news.
+const clock = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+const moment = (iso) => (iso ? clock.format(new Date(iso)) : "–");
 
 function setText(id, text) {
   if (byId(id).textContent !== text) byId(id).textContent = text; // else a screen reader would say it again
@@ -83,7 +85,7 @@ function showFigures() {
   byId("figures").replaceChildren(...facts.map(([name, value]) => node("div", {}, node("dt", { textContent: name }), node("dd", { textContent: value ?? "–" }))));
   if (byId("curves").dataset.round === String(state.done)) return;
   byId("curves").dataset.round = state.done;
-  const titles = ["Macro Top-1", "Macro Top-3", "Training loss"];
+  const titles = ["Macro Top-1", "Macro Top-3", state.loss_title];
   byId("curves").replaceChildren(...state.curves.map((chart, place) => {
     const figure = node("figure", {}, node("figcaption", { textContent: titles[place] }));
     figure.insertAdjacentHTML("beforeend", chart); // ours, made of numbers

@@ -23,7 +23,7 @@ from bioface_core.report.curves import loss_curve, rate_curve
 from bioface_core.report.facts import Report
 from bioface_core.report.run_folder import read_run
 from bioface_core.report.words import data_size, interval, percent
-from server.dashboard.words import budget, headline, heard, told
+from server.dashboard.words import budget, headline, heard, loss_title, told
 
 _LINES = 500  # of the journal that are shown
 _LATE = (Code.LATE, Code.LOST)
@@ -87,6 +87,7 @@ class Watch:
             "study_id": self.study.study_id,
             "headline": headline(self.study, self._lines, rounds["done"], quiet),
             "heard": heard(quiet),
+            "loss_title": loss_title(self.study),
             "hospitals": [vars(one) for one in hospitals(self.study, self._lines)],
             "budget": budget(self.study, self._lines, max(0, rounds["done"])),
             "journal": [told(line) for line in self._lines[-_LINES:][::-1]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,14 @@ def headline(study: Study, lines: list[Line], done: int, quiet_s: float | None) 
     if begun is None or begun["round"] == 0:
         return "Measuring the model before training"
     return f"Round {begun['round']} of {planned}" + (f", attempt {begun['attempt']}" if begun["attempt"] > 1 else "")
+
+
+def loss_title(study: Study) -> str:
+    """What the loss's chart is called; while the margin grows, so may the loss, and nothing is amiss."""
+    ramp, rounds = study.loss.margin_ramp, study.federation.rounds
+    if study.loss.mode == "ce" or study.loss.margin == 0 or ramp == 0:
+        return "Training loss"
+    return f"Training loss; its margin grows until round {min(rounds, math.ceil(ramp * rounds) + 1)}"
 
 
 def heard(quiet_s: float | None) -> str:
