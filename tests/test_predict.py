@@ -15,7 +15,7 @@ from bioface_core import cli
 from bioface_core.calibration import Reliability, fit
 from bioface_core.errors import ConfigError, PhotoError
 from bioface_core.expert import Expert, read_expert
-from bioface_core.gallery import Gallery
+from bioface_core.gallery import Gallery, imprinted
 from bioface_core.predict import Answer, predict
 from bioface_core.quality import Reason
 from bioface_core.terms import findings
@@ -209,7 +209,9 @@ def test_a_gallery_s_syndromes_are_ranked_and_its_entries_are_neighbours(run: Pa
     (answer,) = predict(expert, faces_NCHW[:1], torch.tensor([0]), ((),), gallery)
     assert len(answer.ranking) == 4 and sum(ranked.probability or 0 for ranked in answer.ranking) == pytest.approx(1)
     own = next(ranked for ranked in answer.ranking if ranked.key == "own-01")
-    assert own.entries == 1 and own.cosine == pytest.approx(1.0, abs=1e-5)
+    (mean_D,) = gallery.embeddings_ND
+    (prototype_D,) = imprinted(mean_D[None], expert.network.prototypes)
+    assert own.entries == 1 and own.cosine == pytest.approx(float(mean_D @ prototype_D), abs=1e-5)
     assert answer.neighbours[0].entry.key == "own-01" and answer.neighbours[0].cosine == pytest.approx(1.0, abs=1e-5)
 
 
