@@ -25,7 +25,8 @@ bioface simulate demo -s train.rate=1e-3 -s federation.rounds=20 -s name=longer
 ```
 
 The value is YAML. An unknown key, or a value of the wrong kind, is refused in one line that names the nearest key or
-what was expected. Shipped studies, in `configs/`: `demo`, `paper` and `smoke`.
+what was expected. Shipped studies, in `configs/`: `demo`, `paper`, `private`,
+`research` and `smoke`.
 
 **The study's id** is the SHA-256 of all settings but `simulation`, `speed` and `model.base`; of a base that is a file,
 `model.base_sha256` is part of it. A begun run folder accepts a study with the same id and the same `simulation`, of
