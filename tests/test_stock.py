@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,14 @@ def processes_of(folder: Path) -> list[str]:
             if os.fsencode(folder) in (process / "environ").read_bytes():
                 found.append(process.name)
     return found
+
+
+def nothing_is_left(folder: Path, patience_s: float = 20.0) -> bool:
+    """Whether its processes end; one that was told to may take a moment on a busy machine."""
+    until = time.monotonic() + patience_s
+    while processes_of(folder) and time.monotonic() < until:
+        time.sleep(0.1)
+    return processes_of(folder) == []
 
 
 @pytest.mark.parametrize("payload_bytes", [4096, 40_000_000])
@@ -77,7 +86,7 @@ def test_stock_flower_runs_and_leaves_nothing(tmp_path: Path) -> None:
     assert 0.0 < found.overhead_s[0] <= found.rounds_s[0] - 0.5
     assert len(found.update_s) == 2 and min(found.update_s) > 0.0
     assert found.peak_bytes > 2**20
-    assert processes_of(tmp_path) == []
+    assert nothing_is_left(tmp_path)
 
 
 @pytest.mark.slow
@@ -85,4 +94,4 @@ def test_a_failure_leaves_nothing_either(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), deployed(tmp_path / "stock", 1):
         assert len(processes_of(tmp_path)) >= 2  # the SuperLink and a node: so the look finds them
         raise KeyboardInterrupt
-    assert processes_of(tmp_path) == []
+    assert nothing_is_left(tmp_path)

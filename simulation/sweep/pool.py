@@ -72,9 +72,7 @@ def _done(folder: Path, job: Job) -> bool:
     if not path.exists():
         return False
     if json.loads(path.read_text(encoding="utf-8"))["key"] != job.key:
-        raise RunError(
-            f"{path} was made by another sweep of this name: name this one otherwise, or choose another --out"
-        )
+        raise RunError(f"{path} is of another sweep of this name: name this one otherwise, or choose another --out")
     return True
 
 
