@@ -233,7 +233,8 @@ def test_the_table_leaves_out_what_an_arm_has_not() -> None:
 @pytest.mark.parametrize("levels", [["scratch", "crossed", "<&>"], ["1", "5", "50"]])
 def test_figures_are_well_formed_and_show_every_cell(levels: list[str]) -> None:
     sweep = small(vary={"method": {level: [] for level in levels}}, arms=["pooled"], against={})
-    rows = made_up({(level, "pooled"): [0.2, 0.4, 0.3] for level in levels})
+    arms = [*["pooled"] * (len(levels) - 1), "identification"]  # a level may have one of its own
+    rows = made_up({(level, arm): [0.2, 0.4, 0.3] for level, arm in zip(levels, arms, strict=True)})
     root = ElementTree.fromstring(draw(sweep, rows))
     bands = [one for one in root.iter() if one.get("class") == "band"]
     texts = [one.text for one in root.iter() if one.tag.endswith("text")]

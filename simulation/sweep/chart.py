@@ -56,13 +56,13 @@ def _counting_axis(sweep: Sweep) -> str | None:
 
 def _dots(sweep: Sweep, values: dict[Cell, Difference]) -> tuple[list[Markup], float]:
     """A row for each cell, coloured by arm."""
-    across, arms = Scale(0, 1, _LEFT, _RIGHT), list(sweep.arms)
+    across, arms = Scale(0, 1, _LEFT, _RIGHT), list(dict.fromkeys(cell[-1] for cell in values))
     bottom = 12 + _ROW * len(values)
     parts = [
         mark for share in (0, 0.25, 0.5, 0.75, 1) for mark in _upright(across(share), bottom, f"{100 * share:g} %")
     ]
     for number, (cell, value) in enumerate(values.items()):
-        y, colour = 12 + _ROW * (number + 0.5), _COLOURS[arms.index(cell[-1])]  # type: ignore[arg-type]
+        y, colour = 12 + _ROW * (number + 0.5), _COLOURS[arms.index(cell[-1])]
         low, high = (across(min(1.0, max(0.0, end))) for end in (value.low, value.high))
         parts += [
             element("text", ", ".join(_named(sweep, cell)), x=_LEFT - 12, y=y + 5, class_="end"),
