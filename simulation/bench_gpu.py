@@ -23,7 +23,7 @@ from bioface_core.learner import Learner
 from bioface_core.model import Recogniser, memory_format, set_trainable
 from bioface_core.optimise import Optimiser
 from bioface_core.photos import FACE_SIZE_PX, PhotoSet
-from bioface_core.sections import Model, Speed
+from bioface_core.sections import Model
 from bioface_core.seeding import generator
 from bioface_core.weights import random_base
 from simulation.ratio import Ratio
@@ -91,8 +91,7 @@ def random_photos(count: int, what: str) -> PhotoSet:
 
 
 def _study(load: Load, room_mb: int | None = None, unit: str = "none") -> Study:
-    # Bfloat16 where the software knows it; clipping needs float32 (bioface_core/clipping).
-    fast = "precision" in Speed.model_fields and unit == "none"
+    precision = "bf16" if unit == "none" else "float32"  # clipping needs float32 (bioface_core/clipping)
     return Study().replace(
         {
             "syndromes": [f"syndrome-{number}" for number in range(_CLASSES)],
@@ -100,7 +99,7 @@ def _study(load: Load, room_mb: int | None = None, unit: str = "none") -> Study:
             "loss": {"mode": "joint", "identification": False},
             "train": {"batch": load.batch, "epochs": 1},
             "privacy": {"unit": unit},
-            "speed": {"device_memory_mb": room_mb} | ({"precision": "bf16"} if fast else {}),
+            "speed": {"device_memory_mb": room_mb, "precision": precision},
         }
     )
 
@@ -143,7 +142,7 @@ def _bare(load: Load, device: torch.device) -> Callable[[], object]:
     model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
     views_NCHW = _changed(random_photos(load.batch, "bare").photos_NCHW.to(device), study)
     views_NCHW = views_NCHW.contiguous(memory_format=layout)
-    half = getattr(study.speed, "precision", "float32") == "bf16"
+    half = study.speed.precision == "bf16"
 
     def steps() -> None:
         optimiser = Optimiser(model, study.train, 0.0)

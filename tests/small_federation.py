@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,3 +131,15 @@ def in_a_process(target: Callable[..., None], *arguments: Any) -> int | None:
     process.start()
     process.join(60)
     return process.exitcode
+
+
+def dying_at(event_number: int) -> Callable[[Event], None]:
+    """Called with every event of a run, dies as of kill -9 at the one of this number."""
+    seen: list[Event] = []
+
+    def on_event(event: Event) -> None:
+        seen.append(event)
+        if len(seen) == event_number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return on_event

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -32,12 +31,12 @@ from client.app import make_client_app
 from client.memory import Memory
 from client.residuals import Residuals
 from client.site import Site
-from server.rounds import Event
 from tests.masked_federation import MaskedRun, MaskedSites, masked_study
 from tests.small_federation import (
     SIZE,
     SmallLearner,
     SmallSites,
+    dying_at,
     in_a_process,
     names,
     photos_of,
@@ -236,14 +235,7 @@ def test_the_model_of_a_round_is_the_one_the_hospitals_get(tmp_path: Path) -> No
 
 def kill_at(path: Path, study: Study, event_number: int) -> None:
     """Runs until an event of this number, then dies as of kill -9."""
-    seen: list[Event] = []
-
-    def on_event(event: Event) -> None:
-        seen.append(event)
-        if len(seen) == event_number:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    run_small(path, study, on_event)
+    run_small(path, study, dying_at(event_number))
 
 
 @pytest.mark.parametrize("event_number", [9, 12, 20, 22, 24, 31])

@@ -16,7 +16,7 @@ from bioface_core.errors import RunError
 from bioface_core.files import write_text
 from server.journal import Aggregated, Checkpointed, Journal, Opened, Started
 from server.rounds import Event
-from tests.small_federation import in_a_process, run_small, small_study
+from tests.small_federation import dying_at, in_a_process, run_small, small_study
 
 STUDY = small_study()
 
@@ -29,14 +29,7 @@ def _quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def kill_at(path: Path, study: Study, event_number: int) -> None:
     """Runs until an event of this number, then dies as of kill -9."""
-    seen: list[Event] = []
-
-    def on_event(event: Event) -> None:
-        seen.append(event)
-        if len(seen) == event_number:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    run_small(path, study, on_event)
+    run_small(path, study, dying_at(event_number))
 
 
 def kill_between_the_files(path: Path, study: Study, round_: int) -> None:

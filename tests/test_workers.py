@@ -27,7 +27,7 @@ from client.site import Site
 from server.app import make_server_app
 from server.rounds import Event, RunState
 from simulation.workers import OpenSite, WorkersGrid, run_workers, shared_out, workers_grid
-from tests.small_federation import SmallLearner, SmallSites, in_a_process, names, run_small, small_study
+from tests.small_federation import SmallLearner, SmallSites, dying_at, in_a_process, names, run_small, small_study
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 STUDY = small_study(deadline_s=120.0)
@@ -142,14 +142,7 @@ def test_an_error_of_the_server_leaves_no_worker() -> None:
 
 def kill_at(path: Path, study: Study, event_number: int) -> None:
     """Runs on workers until an event of this number, then dies as of kill -9."""
-    seen: list[Event] = []
-
-    def on_event(event: Event) -> None:
-        seen.append(event)
-        if len(seen) == event_number:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    run_on_workers(path, study, on_event=on_event)
+    run_on_workers(path, study, on_event=dying_at(event_number))
 
 
 @pytest.mark.slow
