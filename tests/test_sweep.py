@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from bioface_core.cli import app
 from bioface_core.errors import ConfigError, RunError
-from simulation.sweep import Sweep, find_sweep, read_sweep, run_sweep, write_results
+from simulation.sweep import Sweep, find_sweep, read_sweep, run_sweep, shared, write_results
 from simulation.sweep import pool as sweep_pool
 from simulation.sweep.chart import draw
 from simulation.sweep.judge import angle_ratio, class_means, gallery_top1
@@ -185,6 +185,17 @@ def test_sweeps_behind_the_results_run_on_a_reduced_grid(name: str, tmp_path: Pa
 
 def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "cpu_seconds"} for row in rows]
+
+
+def test_another_base_is_another_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(shared, "made_once", lambda root, what, follows_from, make: asked.append(follows_from))
+    study = jobs_of(small())[0].study
+    for base in ("pretrain", "one.safetensors", "other.safetensors"):
+        shared.shared_start(tmp_path, study.replace({"model": {"base": base}}), 0)
+    shared.shared_start(tmp_path, study.replace({"model": {"trainable": "head"}}), 0)
+    assert asked[0] not in asked[1:3] and asked[1] != asked[2]
+    assert asked[3] == asked[0], "what trains changes no start"
 
 
 def test_intervals_are_students() -> None:

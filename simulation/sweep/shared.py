@@ -41,7 +41,7 @@ def shared_start(root: Path, study: Study, base_seed: int) -> Path:
         base_seed: draws the people and the initial weights.
     """
     study = study.replace({"seed": base_seed, "loss": {"mode": "cross-alternate", "identification": True}})
-    network = study.model.model_dump(mode="json", exclude={"trainable", "base", "base_sha256"})
+    network = study.model.model_dump(mode="json", exclude={"trainable", "base_sha256"})
     dials = study.simulation.phantoms.model_dump(mode="json")
     follows_from = [base_seed, network, study.pretrain.model_dump(mode="json"), dials]
     return made_once(
