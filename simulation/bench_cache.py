@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any
 
 import torch
@@ -43,7 +42,7 @@ def steady_ratio(name: str, model: Model, pairs: int) -> Ratio:
     for arm in (cached, plain):
         arm.next()
     taken = [(cached.next(), plain.next()) for _ in range(pairs)]
-    return _ratio(f"{name}, last-stage, cached round / round", taken)
+    return Ratio.of_pairs(f"{name}, last-stage, cached round / round", _TARGET, taken)
 
 
 def first_rounds_ratio(name: str, model: Model, rounds: int = 10) -> Ratio:
@@ -51,7 +50,7 @@ def first_rounds_ratio(name: str, model: Model, rounds: int = 10) -> Ratio:
     cached, plain = (Rounds.of(model, keep, views=4, epochs=2) for keep in (True, False))
     taken = [(cached.next(), plain.next()) for _ in range(rounds)]
     whole = [(sum(ours for ours, _ in taken), sum(other for _, other in taken))]
-    return _ratio(f"{name}, last-stage, the first {rounds} rounds, 4 views", whole)
+    return Ratio.of_pairs(f"{name}, last-stage, the first {rounds} rounds, 4 views", _TARGET, whole)
 
 
 @dataclass
@@ -102,9 +101,3 @@ def _photos(count: int, what: str) -> PhotoSet:
     shape = (count, 3, FACE_SIZE_PX, FACE_SIZE_PX)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator("bench", what))
     return PhotoSet(pixels, torch.arange(count) % 8, torch.arange(count))
-
-
-def _ratio(name: str, taken: list[tuple[float, float]]) -> Ratio:
-    ours, other = zip(*taken, strict=True)
-    ratio = median(one / two for one, two in taken)
-    return Ratio(name, round(ratio, 4), _TARGET, round(median(ours), 4), round(median(other), 4))

@@ -25,6 +25,7 @@ from bioface_core.optimise import Optimiser
 from bioface_core.photos import FACE_SIZE_PX, PhotoSet
 from bioface_core.sections import Model
 from bioface_core.seeding import generator
+from bioface_core.speed import TrainingPass
 from bioface_core.weights import random_base
 from simulation.ratio import Ratio
 
@@ -72,14 +73,14 @@ def measure(load: Load, device: torch.device) -> list[Ratio]:
     private, private_mb = _fastest(_private_round(load, photos, device), load.repeats, device)
     five, five_mb = _fastest(_five_rounds(learner, load), load.repeats, device)
     return [
-        _ratio("a photo, ours / bare, s", 1.1, ours * per_photo, bare * per_photo),
-        _ratio("a photo, spilled / resident, s", 1.05, spilled * per_photo, ours * per_photo),
-        _ratio("share of a step spent on data, s", 0.1, data / load.steps, ours / load.steps),
-        _ratio("a private photo / ours, s", 2.0, private * per_photo, ours * per_photo),
-        _ratio(f"a photo of {_HOSPITALS} hospitals on one device / of one, s", 1.05, five / _HOSPITALS, ours),
-        _ratio("peak memory, ours / bare, MB", 1.2, ours_mb, bare_mb),
-        _ratio("peak memory, private / ours, MB", 2.0, private_mb, ours_mb),
-        _ratio(f"peak memory, {_HOSPITALS} hospitals / one, MB", 1.2, five_mb, ours_mb),
+        Ratio.of("a photo, ours / bare, s", 1.1, ours * per_photo, bare * per_photo),
+        Ratio.of("a photo, spilled / resident, s", 1.05, spilled * per_photo, ours * per_photo),
+        Ratio.of("share of a step spent on data, s", 0.1, data / load.steps, ours / load.steps),
+        Ratio.of("a private photo / ours, s", 2.0, private * per_photo, ours * per_photo),
+        Ratio.of(f"a photo of {_HOSPITALS} hospitals on one device / of one, s", 1.05, five / _HOSPITALS, ours),
+        Ratio.of("peak memory, ours / bare, MB", 1.2, ours_mb, bare_mb),
+        Ratio.of("peak memory, private / ours, MB", 2.0, private_mb, ours_mb),
+        Ratio.of(f"peak memory, {_HOSPITALS} hospitals / one, MB", 1.2, five_mb, ours_mb),
     ]
 
 
@@ -142,14 +143,12 @@ def _bare(load: Load, device: torch.device) -> Callable[[], object]:
     model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
     views_NCHW = _changed(random_photos(load.batch, "bare").photos_NCHW.to(device), study)
     views_NCHW = views_NCHW.contiguous(memory_format=layout)
-    half = study.speed.precision == "bf16"
+    forward = TrainingPass(model.trunk, study.speed, device)
 
     def steps() -> None:
         optimiser = Optimiser(model, study.train, 0.0)
         for _ in range(load.steps):
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                embeddings_ND = model(views_NCHW)
-            optimiser.step(_loss(embeddings_ND.float(), labels_N, model.prototypes, study))
+            optimiser.step(_loss(forward(views_NCHW), labels_N, model.prototypes, study))
 
     return steps
 
@@ -185,7 +184,3 @@ def _fastest(work: Callable[[], object], repeats: int, device: torch.device) -> 
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
     return min(seconds), (torch.cuda.max_memory_allocated(device) / _MB if gpu else 0.0)
-
-
-def _ratio(name: str, target: float, ours: float, other: float) -> Ratio:
-    return Ratio(name, round(ours / other, 4) if other else 0.0, target, round(ours, 6), round(other, 6))

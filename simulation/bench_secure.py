@@ -82,9 +82,9 @@ def mask_ratios(values: int, hospitals: int, repeats: int) -> list[Ratio]:
     plain = median(spent.whole for _, spent in runs)
     size = f"{hospitals} hospitals, {values / 1e6:g} M values"
     return [
-        _ratio(f"{size}: slowest hospital / promised CPU time", 1.0, slowest, _MEMBER_S),
-        _ratio(f"{size}: hospitals and server / Fed-BioMed's masks", _LOM_PART, whole, lom),
-        _ratio(f"{size}: hospitals and server / without masks", _PLAIN_TIMES, whole, plain),
+        Ratio.of(f"{size}: slowest hospital / promised CPU time", 1.0, slowest, _MEMBER_S),
+        Ratio.of(f"{size}: hospitals and server / Fed-BioMed's masks", _LOM_PART, whole, lom),
+        Ratio.of(f"{size}: hospitals and server / without masks", _PLAIN_TIMES, whole, plain),
     ]
 
 
@@ -151,7 +151,3 @@ def _check(sum_n: Tensor, vector_n: Tensor, hospitals: int, fixed: FixedPoint) -
     """A benchmark of a wrong sum says nothing."""
     off_n = sum_n.sub_(vector_n, alpha=hospitals).abs_()
     assert float(off_n.max()) <= hospitals / fixed.scale, "the sum is wrong"
-
-
-def _ratio(name: str, target: float, ours: float, other: float) -> Ratio:
-    return Ratio(name, round(ours / other, 4), target, round(ours, 4), round(other, 4))

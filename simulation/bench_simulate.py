@@ -10,15 +10,10 @@ from torch import Tensor
 
 from bioface_core.checkpoint import open_run
 from bioface_core.config import Study, find_study, read_study
-from bioface_core.learner import use
-from bioface_core.start import write_start
-from simulation import sites
-from simulation.hospitals import make_hospitals
 from simulation.plain import run_plain
 from simulation.progress import Progress
 from simulation.ratio import Ratio, timed
-from simulation.run import federate
-from simulation.stage1 import make_start
+from simulation.run import federate, lay_out
 
 _Trained = tuple[Tensor, tuple[float, float]]
 _PAIRS = 3
@@ -29,7 +24,7 @@ def simulate_ratios() -> list[Ratio]:
     """The federated arm of the demo, three rounds of it, through our engine and as a plain loop."""
     study = read_study(find_study("demo"), _BENCH)
     with tempfile.TemporaryDirectory() as scratch:
-        laid = _lay_out(Path(scratch) / "laid", study)
+        laid = laid_out(Path(scratch) / "laid", study)
         _check_same_steps(Path(scratch) / "one-round", laid, study.replace({"federation": {"rounds": 1}}))
         pairs = [_seconds_of_both(Path(scratch) / f"run-{number}", laid, study) for number in range(_PAIRS)]
     wall = Ratio.of_pairs("inline engine / plain loop, whole run", 1.15, [(ours[0], other[0]) for ours, other in pairs])
@@ -37,12 +32,11 @@ def simulate_ratios() -> list[Ratio]:
     return [wall, cpu]
 
 
-def _lay_out(folder: Path, study: Study) -> Path:
-    """Hospitals and base that every run of the benchmark shares."""
+def laid_out(folder: Path, study: Study) -> Path:
+    """A new folder with the hospitals and the base that every run of a benchmark shares."""
     folder.mkdir()
-    device = use(study.speed)
-    sites.lay_hospitals(folder, study, make_hospitals(study, _ignore))
-    write_start(folder, make_start(study, _ignore, _ignore, device))
+    with Progress(quiet=True) as progress:
+        lay_out(folder, study, progress)
     return folder
 
 
@@ -64,7 +58,3 @@ def _both(folder: Path, laid: Path, study: Study) -> tuple[_Trained, _Trained]:
             (folder / entry.name).symlink_to(entry)
         state, ours = timed(lambda: federate(run, study, progress))
         return (state.server.vector, ours), timed(lambda: run_plain(folder, study))
-
-
-def _ignore(*_: object) -> None:
-    pass

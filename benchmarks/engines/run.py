@@ -24,11 +24,7 @@ from process_tree import Cost, run_measured
 
 from bioface_core.config import Study, find_study, read_study
 from bioface_core.files import write_text
-from bioface_core.learner import use
-from bioface_core.start import write_start
-from simulation import sites
-from simulation.hospitals import make_hospitals
-from simulation.stage1 import make_start
+from simulation.bench_simulate import laid_out
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parent.parent
@@ -82,7 +78,7 @@ def main() -> None:
     typed = _arguments()
     frameworks = [one for one in _frameworks(typed) if not typed.only or one.name in typed.only]
     with tempfile.TemporaryDirectory() as scratch:
-        laid = typed.laid or lay_out(Path(scratch) / "laid", read_study(find_study("demo"), (*STUDY, *typed.set)))
+        laid = typed.laid or files_of(Path(scratch) / "laid", read_study(find_study("demo"), (*STUDY, *typed.set)))
         found: dict[tuple[str, int], list[Measured]] = {}
         for _ in range(typed.times):
             for rounds in (typed.few, typed.many):
@@ -97,13 +93,9 @@ def main() -> None:
         print(row(framework, few, many, typed.few, typed.many))
 
 
-def lay_out(folder: Path, study: Study) -> Path:
-    """The study, its start and its hospitals' photos as files."""
-    folder.mkdir()
-    write_text(folder / "study.yaml", study.to_yaml())
-    device = use(study.speed)
-    sites.lay_hospitals(folder, study, make_hospitals(study, _ignore))
-    write_start(folder, make_start(study, _ignore, _ignore, device))
+def files_of(folder: Path, study: Study) -> Path:
+    """A new folder with the study, its start and its hospitals' photos as files."""
+    write_text(laid_out(folder, study) / "study.yaml", study.to_yaml())
     return folder
 
 
@@ -166,10 +158,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], help="another setting of the study, such as seed=1")
     parser.add_argument("--laid", type=Path, help="files that an earlier call laid out (study.yaml, start, hospitals)")
     return parser.parse_args()
-
-
-def _ignore(*_: object) -> None:
-    pass
 
 
 if __name__ == "__main__":

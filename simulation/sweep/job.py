@@ -60,12 +60,13 @@ def run_job(folder: Path, job: Job) -> None:
         RoundError: a round found too few hospitals.
     """
     shared, runs = folder.parent / "shared", folder / "runs"
-    study = settled(_based(job, shared))
+    start = None if job.study.model.base == "scratch" else shared_start(shared, job.study, job.base_seed)
+    study = settled(_based(job.study, start))
     runs.mkdir(exist_ok=True)
     with open_run(runs / job.name, study) as run, Progress(quiet=True) as progress:
         _link(run.path, shared_hospitals(shared, study))
-        if study.model.base != "scratch":
-            _link(run.path, shared_start(shared, job.study, job.base_seed))
+        if start is not None:
+            _link(run.path, start)
         lay_out(run.path, study, progress)
         learner = sites.open_learner(run.path)
         train = [sites.open_store(run.path, index).train() for index in range(len(hospital_names(study)))]
@@ -80,13 +81,9 @@ def row_file(folder: Path, job: Job) -> Path:
     return folder / "rows" / f"{job.name}.json"
 
 
-def _based(job: Job, shared: Path) -> Study:
+def _based(study: Study, start: Path | None) -> Study:
     """The study with its base as a file, for the base may be of another seed."""
-    if job.study.model.base == "scratch":
-        return job.study
-    return job.study.replace(
-        {"model": {"base": str(shared_start(shared, job.study, job.base_seed) / "base.safetensors")}}
-    )
+    return study if start is None else study.replace({"model": {"base": str(start / "base.safetensors")}})
 
 
 def _link(run: Path, made: Path) -> None:
