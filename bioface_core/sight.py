@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bioface_core import augment
 from bioface_core.config import Study
 from bioface_core.embed import BATCH, both_views
-from bioface_core.front import Batch, CachedFront, FrontCaches, Shown, WholePhotos
+from bioface_core.front import Batch, CachedFront, Front, FrontCaches, Shown, WholePhotos
 from bioface_core.model import Rest, SEResNet, frozen_front, memory_format, run
 from bioface_core.photos import FACE_SIZE_PX, PhotoSet
 from bioface_core.resident import DeviceMemory, ahead
@@ -42,7 +42,9 @@ class Sight:
         self._whole, self._rest = Rest(trunk), Rest(trunk, frozen_front(trunk))
         parts: tuple[nn.Module, ...] = (self._whole, self._rest)
         self._training = {part: TrainingPass(part, study.speed, device) for part in parts}
-        self._caches = self._open_caches(study.speed.cache_trunk)
+        keeps = study.speed.cache_trunk and self._rest.first > 0
+        self._learned = self._caches_of(self._front_in_training if keeps else None)
+        self._evaluated = self._caches_of(self._front if keeps else None)
 
     def embeddings(self, batch: Batch) -> Tensor:
         """Unit embeddings (B, D), to be trained by."""
@@ -58,15 +60,15 @@ class Sight:
         """
         held = self.memory.hold(photos)
         settings = self._settings
-        views, cache = self._caches.of(photos.photos_NCHW, name, lambda: draw_views(len(photos), settings, randomness))
+        views, cache = self._learned.of(photos.photos_NCHW, name, lambda: draw_views(len(photos), settings, randomness))
         if cache is None or isinstance(views, FreshViews):
             return Shown(held, views, WholePhotos(held, self._whole, self._changed))
-        return Shown(held, views, CachedFront(held, views, cache, self._front, self._rest))
+        return Shown(held, views, CachedFront(held, views, cache, self._front_in_training, self._rest))
 
     def both_sides(self, photos: PhotoSet) -> tuple[nn.Module, Iterator[tuple[Tensor, Tensor]]]:
         """The network, and what it is given of each photo as it is and mirrored."""
         held, positions = self.memory.hold(photos), torch.arange(len(photos)).split(BATCH)
-        sides, cache = self._caches.of(photos.photos_NCHW, "both sides", lambda: BothSides(len(photos)))
+        sides, cache = self._evaluated.of(photos.photos_NCHW, "both sides", lambda: BothSides(len(photos)))
         if cache is None:
             fetched = ahead(positions, held.fetch)
             return self._whole, (both_views(arriving(), self._format) for arriving in fetched)
@@ -74,15 +76,20 @@ class Sight:
         begun = ahead(positions, lambda positions_B: [feed.start_keys(keys_B) for keys_B in sides.of(positions_B)])
         return self._rest, ((upright(), mirrored()) for upright, mirrored in begun)
 
-    def _open_caches(self, keeps: bool) -> FrontCaches:
-        """Places for what the front makes of photos, where that is frozen and may be kept."""
+    def _caches_of(self, front: Front | None) -> FrontCaches:
+        """Places for what a front makes of photos; none where nothing is frozen, or nothing may be kept."""
         example_1CHW = torch.zeros(1, 3, FACE_SIZE_PX, FACE_SIZE_PX, device=self._device)
-        return FrontCaches(self._front if keeps and self._rest.first else None, self.memory, example_1CHW)
+        return FrontCaches(front, self.memory, example_1CHW)
 
     def _front(self, shown_NCHW: Tensor) -> Tensor:
         """What the frozen front makes of photos, without a graph."""
         with torch.no_grad():
             return run(self._trunk.layers()[: self._rest.first], self._laid_out(shown_NCHW))
+
+    def _front_in_training(self, shown_NCHW: Tensor) -> Tensor:
+        """The same in the precision that the rest is trained in."""
+        with self._training[self._whole].precision():
+            return self._front(shown_NCHW)
 
     def _changed(self, photos_NCHW: Tensor, pick: Pick) -> Tensor:
         return self._laid_out(augment.apply(photos_NCHW, pick.draws.to(self._device)))

@@ -86,10 +86,14 @@ class TrainingPass:
         Raises:
             ConfigError: the network cannot be compiled here.
         """
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+        with self.precision():
             embeddings_ND: Tensor = self._compiling(photos_NCHW) if self._compiled else self._forward(photos_NCHW)
         # A unit vector in bfloat16 is up to 0.4 % too long or too short, and the loss takes arc cosines.
         return F.normalize(embeddings_ND.float()) if self._bf16 else embeddings_ND
+
+    def precision(self) -> torch.autocast:
+        """The precision of training, for whoever computes a part of the way forward."""
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
 
     def _compiling(self, photos_NCHW: Tensor) -> Tensor:
         from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from bioface_core import augment, loss
 from bioface_core.config import Study, find_study, read_study
@@ -31,6 +32,7 @@ from simulation.ratio import Ratio
 from simulation.stage1 import public_people
 
 Work = Callable[[], object]
+Loader = DataLoader[tuple[Tensor, int]]
 _BY_HAND, _USUAL, _AUGMENTED, _AUGMENTED_USUALLY, _FASTER = 1.03, 0.6, 0.2, round(1 / 4.5, 3), 1.0
 _BENCH = ("train.epochs=1", "pretrain.identities=20", "pretrain.photos_per_person=2", "speed.device=cpu")
 _HOSPITAL = "hospital-1"
@@ -45,15 +47,20 @@ def step_ratios(patients: int = 8, pairs: int = 9, compiled: bool = True) -> lis
         pairs: how often each two are measured.
         compiled: whether ``speed.compile`` is measured too; it needs a C++ compiler.
     """
+    from simulation.usual import usual_loader
+
     study = read_study(find_study("demo"), _BENCH)
     use(study.speed)
     photos, start = phantom.patients(1, study.syndromes, patients, 2)[0], _start(study)
     apart = study.replace({"loss": {"identification": False}})
+    rounds = _rounds(apart, photos, start.base, compiled)
     with tempfile.TemporaryDirectory() as scratch:
+        loader = usual_loader(photos, Path(scratch), apart)
         return [
             _beside_a_loop_by_hand(study, photos, start, pairs),
-            *_beside_the_usual_loop(apart, photos, start.base, Path(scratch), pairs),
-            *_settings_beside_the_defaults(apart, photos, start.base, pairs, compiled),
+            *_beside_the_usual_loop(apart, start.base, loader, rounds, pairs),
+            *_augmentation(apart, photos, start.base, loader, pairs),
+            *_beside_the_defaults(rounds, pairs),
         ]
 
 
@@ -80,36 +87,38 @@ def _beside_a_loop_by_hand(study: Study, photos: PhotoSet, start: Start, pairs: 
     return Ratio.of_pairs("a round / a loop by hand over a resident tensor", _BY_HAND, _in_turn(ours, by_hand, pairs))
 
 
-def _beside_the_usual_loop(study: Study, photos: PhotoSet, base: Base, folder: Path, pairs: int) -> list[Ratio]:
-    """A round of ours beside a pass of the usual loop; our augmentation beside our step, and beside theirs."""
-    from simulation.usual import usual_epoch, usual_loader, usual_network
+def _beside_the_usual_loop(
+    study: Study, base: Base, loader: Loader, rounds: dict[str, Work], pairs: int
+) -> list[Ratio]:
+    """Rounds of ours beside a pass of the usual loop."""
+    from simulation.usual import usual_epoch, usual_network
 
-    loader, network = usual_loader(photos, folder, study), usual_network(Learner(study, base))
-    ordinary = torch.optim.AdamW(network.parameters(), lr=study.train.rate, weight_decay=study.train.weight_decay)
-    augmented, stepped = _parts(study, photos, base)
+    network = usual_network(Learner(study, base))
+    optimiser = torch.optim.AdamW(network.parameters(), lr=study.train.rate, weight_decay=study.train.weight_decay)
 
     def usually() -> None:
-        usual_epoch(network, loader, ordinary, study)
+        usual_epoch(network, loader, optimiser, study)
 
-    claims: list[tuple[str, float, Work, Work]] = [
-        (
-            "a round / the usual loop: JPEGs, DataLoader, float32",
-            _USUAL,
-            _round(study, photos, base),
-            usually,
-        ),
-        ("augmentation / the rest of the step", _AUGMENTED, augmented, stepped),
-        (
-            "augmentation / the DataLoader's decoding and transforms",
-            _AUGMENTED_USUALLY,
-            lambda: [augmented() for _ in range(len(loader))],
-            lambda: list(loader),
-        ),
+    name = "{} / the usual loop: JPEGs, DataLoader, float32"
+    return [Ratio.of_pairs(name.format(one), _USUAL, _in_turn(ours, usually, pairs)) for one, ours in rounds.items()]
+
+
+def _augmentation(study: Study, photos: PhotoSet, base: Base, loader: Loader, pairs: int) -> list[Ratio]:
+    """Our augmentation beside our step, and beside the usual loop's."""
+    augmented, stepped = _parts(study, photos, base)
+
+    def augmented_all() -> None:
+        for _ in range(len(loader)):
+            augmented()
+
+    beside_step, beside_usual = (
+        _in_turn(augmented, stepped, pairs),
+        _in_turn(augmented_all, lambda: list(loader), pairs),
+    )
+    return [
+        Ratio.of_pairs("augmentation / the rest of the step", _AUGMENTED, beside_step),
+        Ratio.of_pairs("augmentation / the DataLoader's decoding and transforms", _AUGMENTED_USUALLY, beside_usual),
     ]
-    if has_bf16(torch.device("cpu")):
-        ours = _round(study.replace({"speed": {"precision": "bf16"}}), photos, base)
-        claims.append(("a round in bf16 / the usual loop", _USUAL, ours, usually))
-    return [Ratio.of_pairs(name, most, _in_turn(ours, other, pairs)) for name, most, ours, other in claims]
 
 
 def _parts(study: Study, photos: PhotoSet, base: Base) -> tuple[Work, Work]:
@@ -132,26 +141,25 @@ def _parts(study: Study, photos: PhotoSet, base: Base) -> tuple[Work, Work]:
     return augmented, stepped
 
 
-def _settings_beside_the_defaults(
-    study: Study, photos: PhotoSet, base: Base, pairs: int, compiled: bool
-) -> list[Ratio]:
-    """A round with a setting beside one without, where this machine has it."""
-    settings: dict[str, dict[str, object]] = {}
-    if has_bf16(torch.device("cpu")):
-        settings["bf16"] = {"precision": "bf16"}
-    if compiled:
-        settings["compiled"] = {"compile": True}
-    if len(settings) == 2:
-        settings["bf16, compiled"] = {"precision": "bf16", "compile": True}
-    plainly = _round(study, photos, base)
+def _beside_the_defaults(rounds: dict[str, Work], pairs: int) -> list[Ratio]:
+    """A round with a setting beside one without."""
+    plainly, *others = rounds
     return [
-        Ratio.of_pairs(
-            f"a round, {name} / by default",
-            _FASTER,
-            _in_turn(_round(study.replace({"speed": speed}), photos, base), plainly, pairs),
-        )
-        for name, speed in settings.items()
+        Ratio.of_pairs(f"{name} / by default", _FASTER, _in_turn(rounds[name], rounds[plainly], pairs))
+        for name in others
     ]
+
+
+def _rounds(study: Study, photos: PhotoSet, base: Base, compiled: bool) -> dict[str, Work]:
+    """A round by default first, and with what of ``speed`` is off by default and this machine has."""
+    settings: dict[str, dict[str, object]] = {"a round": {}}
+    if has_bf16(torch.device("cpu")):
+        settings["a round, bf16"] = {"precision": "bf16"}
+    if compiled:
+        settings["a round, compiled"] = {"compile": True}
+    if len(settings) == 3:
+        settings["a round, bf16, compiled"] = {"precision": "bf16", "compile": True}
+    return {name: _round(study.replace({"speed": speed}), photos, base) for name, speed in settings.items()}
 
 
 def _round(study: Study, photos: PhotoSet, base: Base) -> Work:
