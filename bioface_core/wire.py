@@ -111,7 +111,15 @@ def unpack_reply(record: RecordDict, contract: Contract, asked: Ticket) -> Reply
 
 def payload_bytes(record: RecordDict) -> int:
     """How many bytes of arrays a message carries; a header of a few hundred comes on top."""
-    return sum(len(array.data) for arrays in record.array_records.values() for array in arrays.values())
+    return sum(len(array.data) for arrays in array_records(record) for array in arrays.values())
+
+
+def array_records(record: RecordDict) -> list[ArrayRecord]:
+    """The arrays of a message. Flower's property of this name ties the message into a cycle of references.
+
+    So it would stay in memory, as large as the model, until Python happened to look for cycles.
+    """
+    return [part for part in record.values() if isinstance(part, ArrayRecord)]
 
 
 def fold(record: RecordDict) -> RecordDict:

@@ -19,6 +19,7 @@ from bioface_core.config import Study
 from bioface_core.errors import WireError
 from bioface_core.logs import say
 from bioface_core.messages import Code, Phase, Ticket
+from bioface_core.wire import array_records
 from client.app import refusal
 from client.audit import AuditLog
 from client.ledger import Ledger
@@ -111,7 +112,7 @@ def _fingerprint(content: RecordDict) -> tuple[str, int, bool]:
     for part in _parts(content):
         digest.update(part)
         size += len(part)
-    return digest.hexdigest(), size, bool(content.array_records)
+    return digest.hexdigest(), size, bool(array_records(content))
 
 
 def _parts(content: RecordDict) -> Iterator[bytes]:

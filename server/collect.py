@@ -248,6 +248,7 @@ class _Broadcast(Generic[R]):
         before = len(self.unsettled)
         for message in self._exchange.grid.pull_messages(list(self._pending)):
             self._settle(message)
+            del message  # it is as large as the model, and the next one is fetched now
         return len(self.unsettled) < before
 
     def give_up(self) -> None:

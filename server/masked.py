@@ -45,6 +45,7 @@ from bioface_core.steps import (
 )
 from bioface_core.steps_wire import pack_asked, unpack_answer
 from bioface_core.summand import Embedding, Summand, Vector
+from bioface_core.wire import array_records
 from server.collect import Collected, Exchange, Question
 from server.journal import Survived
 from server.secure import unmask
@@ -205,7 +206,7 @@ class _Course:
     def _mask(self, shares: dict[str, Shares]) -> Words:
         """The sum of the masked vectors, (m,)."""
         total_m: Words = np.zeros(self.masked.length, self.masked.dtype)
-        vector = pack_asked(AskMasked(self.request, {})).array_records["arrays"]
+        [vector] = array_records(pack_asked(AskMasked(self.request, {})))
 
         def asked(node: int, ticket: Ticket) -> AskMasked:
             name = self.exchange.roster.name(node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -135,6 +136,28 @@ def test_a_run_goes_from_round_0_to_the_last(tmp_path: Path) -> None:
     )
     assert last.counts.patients_K.tolist() == [4, 3, 2]
     assert run.clock.pauses == [], "nothing waits when replies are there"
+
+
+class CountingGrid(InlineGrid):
+    """Counts the trained replies that somebody still holds when the next one is fetched."""
+
+    def __init__(self) -> None:
+        super().__init__(make_client_app(SmallSites(STUDY)), STUDY.simulation.hospitals)
+        self.held, self._replies = list[int](), list[weakref.ref[Any]]()
+
+    def _answer(self, message: Message) -> Message:
+        self.held.append(sum(reply() is not None for reply in self._replies))
+        reply = super()._answer(message)
+        if training(reply):
+            self._replies.append(weakref.ref(reply.content["arrays"]["flat"]))
+        return reply
+
+
+def test_a_reply_is_gone_before_the_next_one_is_fetched(tmp_path: Path) -> None:
+    grid = CountingGrid()
+    with open_run(tmp_path / "run", STUDY) as folder:
+        run_rounds(grid, STUDY, SmallLearner(), folder, names(STUDY))
+    assert len(grid._replies) == 9 and set(grid.held) == {0}
 
 
 def test_the_rounds_are_federated_averaging(tmp_path: Path) -> None:
