@@ -17,8 +17,8 @@ from torch import Tensor
 from bioface_core import loss, optimise
 from bioface_core.accounting import Plan
 from bioface_core.calibration import Reliability, count_reliability, nearness
-from bioface_core.clipping import LossOf
 from bioface_core.config import Study
+from bioface_core.cross_loss import CrossLoss
 from bioface_core.embed import embed_pairs
 from bioface_core.errors import ConfigError
 from bioface_core.evaluate import Counts, count, per_patient
@@ -102,8 +102,9 @@ class Learner:
         self._device = torch.device(device)
         self._sight = Sight(self._model.trunk, study, self._device)
         self._identities = identities if study.loss.identifies else None
-        self._identities_ID = None if base.identities_ID is None else base.identities_ID.to(device)
-        assert self._identities is None or self._identities_ID is not None, "identities without their prototypes"
+        people_ID = None if base.identities_ID is None else base.identities_ID.to(device)
+        assert self._identities is None or people_ID is not None, "identities without their prototypes"
+        self._loss = CrossLoss(study, self._model.prototypes, people_ID)
 
     @property
     def size(self) -> int:
@@ -226,11 +227,11 @@ class Learner:
         present_K = torch.bincount(photos.photos.labels_N, minlength=self.classes) > 0
         positions = self._positions(len(photos.photos), randomness)
         for batch, people in self._begun(photos, positions, randomness, randomness):
-            patient_loss = self._patient_loss(batch, present_K, progress)
-            optimiser.step(patient_loss + self._summed(people) if people and self._sums else patient_loss)
+            patient_loss = self._loss.of_patients(self._sight.embeddings(batch), batch.labels_B, present_K, progress)
+            optimiser.step(patient_loss + self._summed(people) if people and self._loss.sums else patient_loss)
             total, steps = total + patient_loss.detach(), steps + 1
-            if people and not self._sums:
-                optimiser.step(self._identification_loss(people))
+            if people and not self._loss.sums:
+                optimiser.step(self._of_people(people))
         return float(total) / max(1, steps)
 
     def _private_steps(
@@ -247,15 +248,15 @@ class Learner:
         Public randomness is for identification alone: were photos of patients to use it up, whoever knows the seed
         would see how many were drawn, and one patient more would change how all the others are augmented.
         """
-        patients, loss_of = Patients.of(photos.photos.patients_N), self._loss_of_one(progress)
+        patients, loss_of = Patients.of(photos.photos.patients_N), self._loss.of_one_patient(progress)
         heads = {"prototypes": self._model.prototypes}
         positions = (patients.draw(plan.sampling_rate, secret) for _ in range(plan.steps))
         for batch, people in self._begun(photos, positions, secret, randomness):
             inputs_B = batch.inputs()
             gradients = noisy_gradients(batch.network, heads, inputs_B, batch.labels_B, loss_of, plan, secret)
-            optimiser.step_along(gradients, self._summed(people) if people and self._sums else None)
-            if people and not self._sums:
-                optimiser.step(self._identification_loss(people))
+            optimiser.step_along(gradients, self._summed(people) if people and self._loss.sums else None)
+            if people and not self._loss.sums:
+                optimiser.step(self._of_people(people))
 
     def _begun(
         self, photos: Shown, positions: Iterable[Tensor], chance: Randomness, public: torch.Generator
@@ -281,16 +282,6 @@ class Learner:
 
         return ahead(drawn(), start)
 
-    def _loss_of_one(self, progress: float) -> LossOf:
-        """The cross-loss of one patient. No syndrome counts as absent: which ones are is what a patient may betray."""
-        settings, margin = self.study.loss, loss.margin_at(self.study.loss, progress)
-        every_K = torch.ones(self.classes, dtype=torch.bool, device=self._device)
-
-        def loss_of(embedding_1D: Tensor, label_1: Tensor, heads: Mapping[str, Tensor]) -> Tensor:
-            return loss.syndrome_loss(embedding_1D, label_1, heads["prototypes"], every_K, settings, margin)
-
-        return loss_of
-
     def _positions(self, photos: int, randomness: torch.Generator) -> Iterator[Tensor]:
         """Positions of each step's photos, epoch after epoch."""
         for _ in range(self.study.train.epochs):
@@ -300,37 +291,18 @@ class Learner:
         directions_KD = random_directions(self.classes, self.embedding, generator(self.study.seed, "prototypes"))
         self._model.prototypes.data.copy_(directions_KD)
 
-    def _patient_loss(self, batch: Batch, present_K: Tensor, progress: float) -> Tensor:
-        margin = loss.margin_at(self.study.loss, progress)
-        embeddings_BD, prototypes_KD, settings = self._sight.embeddings(batch), self._model.prototypes, self.study.loss
-        return loss.syndrome_loss(embeddings_BD, batch.labels_B, prototypes_KD, present_K, settings, margin)
-
-    @property
-    def _sums(self) -> bool:
-        """Whether a step adds identification to its loss; else a step of its own follows."""
-        return self.study.loss.mode == "cross-sum"
-
     def _public_pick(self, identities: Shown, step: int, randomness: torch.Generator) -> Pick | None:
         """The public people of a step, or none if it is not their turn."""
-        if not self._sums and step % self.study.loss.identification_every:
+        if not self._loss.meets_people(step):
             return None
         indices_B = torch.randint(len(identities.photos), (self.study.train.batch,), generator=randomness)
         return identities.pick(indices_B, randomness)
 
-    def _summed(self, people: Batch) -> Tensor:
-        """The identification term where the mode sums the two."""
-        return self.study.loss.identification_weight * self._identification_loss(people)
+    def _of_people(self, people: Batch) -> Tensor:
+        return self._loss.of_people(self._sight.embeddings(people), people.labels_B)
 
-    def _identification_loss(self, people: Batch) -> Tensor:
-        """Tells public people apart, by prototypes that stay where stage 1 left them, and from every syndrome."""
-        assert self._identities_ID is not None
-        embeddings_BD = self._sight.embeddings(people)
-        settings, cosines_BI = self.study.loss, loss.cosines(embeddings_BD, self._identities_ID)
-        identified = loss.arcface(cosines_BI, people.labels_B, settings.scale, self.study.pretrain.margin)
-        if settings.healthy == "ignore":
-            return identified
-        cosines_BK = loss.cosines(embeddings_BD, self._model.prototypes)
-        return identified + settings.healthy_weight * loss.repel(cosines_BK, settings.scale)
+    def _summed(self, people: Batch) -> Tensor:
+        return self.study.loss.identification_weight * self._of_people(people)
 
     def _shown_identities(self) -> Shown | None:
         if self._identities is None:
