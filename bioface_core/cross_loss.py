@@ -1,6 +1,7 @@
 """What is a step's loss? The cross-loss of one network: what patients teach it, and what public people do.
 
-The terms are in bioface_core/loss.py; here they are put together as a study says, and as a round goes on.
+The terms are in bioface_core/loss.py, the patients' half is its ``syndrome_loss``; here the two halves meet, as a study
+says, and as its rounds go on.
 
 Legend: B photos of a step, K syndromes, D embedding, I identities.
 """
@@ -35,7 +36,7 @@ class CrossLoss:
         """Whether a step adds the people's loss to the patients'; else a step of their own follows."""
         return self._settings.mode == "cross-sum"
 
-    def meets_people(self, step: int) -> bool:
+    def is_peoples_turn(self, step: int) -> bool:
         """Whether it is the people's turn at a step, counted from 1."""
         return self.sums or step % self._settings.identification_every == 0
 
@@ -65,7 +66,7 @@ class CrossLoss:
         return loss_of
 
     def of_people(self, embeddings_BD: Tensor, labels_B: Tensor) -> Tensor:
-        """Tells public people apart, and from every syndrome.
+        """Tells public people apart, and from every syndrome; weighted where it is added to the patients' loss.
 
         Args:
             embeddings_BD: unit embeddings.
@@ -76,8 +77,8 @@ class CrossLoss:
         """
         assert self._identities_ID is not None, "people without their prototypes"
         settings, cosines_BI = self._settings, loss.cosines(embeddings_BD, self._identities_ID)
-        identified = loss.arcface(cosines_BI, labels_B, settings.scale, self._identity_margin)
-        if settings.healthy == "ignore":
-            return identified
-        cosines_BK = loss.cosines(embeddings_BD, self._prototypes_KD)
-        return identified + settings.healthy_weight * loss.repel(cosines_BK, settings.scale)
+        told_apart = loss.arcface(cosines_BI, labels_B, settings.scale, self._identity_margin)
+        if settings.healthy == "repel":
+            cosines_BK = loss.cosines(embeddings_BD, self._prototypes_KD)
+            told_apart = told_apart + settings.healthy_weight * loss.repel(cosines_BK, settings.scale)
+        return settings.identification_weight * told_apart if self.sums else told_apart

@@ -121,6 +121,7 @@ class FrontCache:
 
     def put(self, keys_B: Tensor, maps_B: Tensor) -> None:
         """Keeps what the front made of some views; a key may come twice."""
+        assert maps_B.dtype == self._rows_M.dtype, "the cache is another front's"
         self._rows_M[hand_over(keys_B, self._rows_M.device)] = _stored(maps_B, self._layout)
         self.known_M[keys_B] = True
 
@@ -189,7 +190,7 @@ def _stored(maps_B: Tensor, layout: torch.memory_format) -> Tensor:
 
 
 class FrontCaches:
-    """The caches of one network: one for each set of photos and way of showing it, for as long as the photos live.
+    """The caches of one front: one for each set of photos and way of showing it, for as long as the photos live.
 
     Args:
         front: a batch of views to maps; None where nothing is frozen, or nothing is to be kept.

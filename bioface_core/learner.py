@@ -104,7 +104,7 @@ class Learner:
         self._identities = identities if study.loss.identifies else None
         people_ID = None if base.identities_ID is None else base.identities_ID.to(device)
         assert self._identities is None or people_ID is not None, "identities without their prototypes"
-        self._loss = CrossLoss(study, self._model.prototypes, people_ID)
+        self._cross_loss = CrossLoss(study, self._model.prototypes, people_ID)
 
     @property
     def size(self) -> int:
@@ -227,11 +227,13 @@ class Learner:
         present_K = torch.bincount(photos.photos.labels_N, minlength=self.classes) > 0
         positions = self._positions(len(photos.photos), randomness)
         for batch, people in self._begun(photos, positions, randomness, randomness):
-            patient_loss = self._loss.of_patients(self._sight.embeddings(batch), batch.labels_B, present_K, progress)
-            optimiser.step(patient_loss + self._summed(people) if people and self._loss.sums else patient_loss)
+            beside, after = (people, None) if self._cross_loss.sums else (None, people)
+            embeddings_BD = self._sight.embeddings(batch)
+            patient_loss = self._cross_loss.of_patients(embeddings_BD, batch.labels_B, present_K, progress)
+            optimiser.step(patient_loss + self._of_people(beside) if beside else patient_loss)
             total, steps = total + patient_loss.detach(), steps + 1
-            if people and not self._loss.sums:
-                optimiser.step(self._of_people(people))
+            if after:
+                optimiser.step(self._of_people(after))
         return float(total) / max(1, steps)
 
     def _private_steps(
@@ -248,15 +250,16 @@ class Learner:
         Public randomness is for identification alone: were photos of patients to use it up, whoever knows the seed
         would see how many were drawn, and one patient more would change how all the others are augmented.
         """
-        patients, loss_of = Patients.of(photos.photos.patients_N), self._loss.of_one_patient(progress)
+        patients, loss_of = Patients.of(photos.photos.patients_N), self._cross_loss.of_one_patient(progress)
         heads = {"prototypes": self._model.prototypes}
         positions = (patients.draw(plan.sampling_rate, secret) for _ in range(plan.steps))
         for batch, people in self._begun(photos, positions, secret, randomness):
+            beside, after = (people, None) if self._cross_loss.sums else (None, people)
             inputs_B = batch.inputs()
             gradients = noisy_gradients(batch.network, heads, inputs_B, batch.labels_B, loss_of, plan, secret)
-            optimiser.step_along(gradients, self._summed(people) if people and self._loss.sums else None)
-            if people and not self._loss.sums:
-                optimiser.step(self._of_people(people))
+            optimiser.step_along(gradients, self._of_people(beside) if beside else None)
+            if after:
+                optimiser.step(self._of_people(after))
 
     def _begun(
         self, photos: Shown, positions: Iterable[Tensor], chance: Randomness, public: torch.Generator
@@ -293,16 +296,13 @@ class Learner:
 
     def _public_pick(self, identities: Shown, step: int, randomness: torch.Generator) -> Pick | None:
         """The public people of a step, or none if it is not their turn."""
-        if not self._loss.meets_people(step):
+        if not self._cross_loss.is_peoples_turn(step):
             return None
         indices_B = torch.randint(len(identities.photos), (self.study.train.batch,), generator=randomness)
         return identities.pick(indices_B, randomness)
 
     def _of_people(self, people: Batch) -> Tensor:
-        return self._loss.of_people(self._sight.embeddings(people), people.labels_B)
-
-    def _summed(self, people: Batch) -> Tensor:
-        return self.study.loss.identification_weight * self._of_people(people)
+        return self._cross_loss.of_people(self._sight.embeddings(people), people.labels_B)
 
     def _shown_identities(self) -> Shown | None:
         if self._identities is None:

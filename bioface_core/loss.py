@@ -1,4 +1,4 @@
-"""What is the cross-loss? Our reconstruction: part syndromes by angle, tighten each, keep telling people apart.
+"""Which terms has the cross-loss? Our reconstruction: part syndromes by angle, tighten each, keep telling people apart.
 
     L_cls   ArcFace over syndromes, prototypes as weights
     L_met   pull to one's own prototype (or batch-hard triplet)
@@ -7,7 +7,8 @@
     joint   L_cls + lambda_met L_met;  cross-sum adds lambda_id (L_id + lambda_out L_out);  cross-alternate takes the
             two in turn
 
-The paper's abstract is all that is public of the original, so names and weights here are ours.
+The paper's abstract is all that is public of the original, so names and weights here are ours. Patients and people meet
+in bioface_core/cross_loss.py.
 
 Legend: N photos, K classes, D embedding.
 

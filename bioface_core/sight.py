@@ -88,7 +88,7 @@ class Sight:
 
     def _front_in_training(self, shown_NCHW: Tensor) -> Tensor:
         """The same in the precision that the rest is trained in."""
-        with self._training[self._whole].precision():
+        with self._training[self._rest].precision():
             return self._front(shown_NCHW)
 
     def _changed(self, photos_NCHW: Tensor, pick: Pick) -> Tensor:

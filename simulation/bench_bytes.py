@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from statistics import median
 
 import torch
 from torch import Tensor
@@ -73,11 +72,13 @@ def _sizes(name: str, study: Study) -> list[Ratio]:
     down = [_model_bytes(study, bits) for bits in (16, 32)]
     rounds = [_round_bytes(one) for one in (small, study)]
     return [
-        _megabytes(f"{label}: update, 16 bits / 32", _HALF, _update_bytes(study, 16), whole),
-        _megabytes(f"{label}: update, 8 bits / 32", _QUARTER, _update_bytes(study, 8), whole),
-        _megabytes(f"{label}: masked, 16 bits / 32", _HALF, _masked_bytes(masked.replace(few)), _masked_bytes(masked)),
-        _megabytes(f"{label}: model, 16 bits / 32", _HALF, *down),
-        _megabytes(f"{label}: whole round, 8 up and 16 down / 32", _HALF, *rounds),
+        Ratio.of(f"{label}: update, 16 bits / 32, bytes", _HALF, _update_bytes(study, 16), whole),
+        Ratio.of(f"{label}: update, 8 bits / 32, bytes", _QUARTER, _update_bytes(study, 8), whole),
+        Ratio.of(
+            f"{label}: masked, 16 bits / 32, bytes", _HALF, _masked_bytes(masked.replace(few)), _masked_bytes(masked)
+        ),
+        Ratio.of(f"{label}: model, 16 bits / 32, bytes", _HALF, *down),
+        Ratio.of(f"{label}: whole round, 8 up and 16 down / 32, bytes", _HALF, *rounds),
     ]
 
 
@@ -119,9 +120,9 @@ def _times(values: int, pairs: int) -> list[Ratio]:
         way = [
             (_seconds(_whole_way, shape, vector, bits), _seconds(_whole_way, shape, vector, 32)) for _ in range(pairs)
         ]
-        ratios.append(_seconds_ratio(f"{label}: update, {bits} bits / 32, whole way", _WHOLE_WAY, way))
+        ratios.append(Ratio.of_pairs(f"{label}: update, {bits} bits / 32, whole way", _WHOLE_WAY, way))
         bare = [(_seconds(_rounded, vector, bits), _seconds(vector.clone)) for _ in range(pairs)]
-        ratios.append(_seconds_ratio(f"{label}: rounded to {bits} bits and read / copied", _COPY, bare))
+        ratios.append(Ratio.of_pairs(f"{label}: rounded to {bits} bits and read / copied", _COPY, bare))
     return ratios
 
 
@@ -153,16 +154,6 @@ def _seconds(work: Callable[..., object], *arguments: object) -> float:
     start = time.process_time()
     work(*arguments)
     return time.process_time() - start
-
-
-def _megabytes(name: str, target: float, ours: int, other: int) -> Ratio:
-    return Ratio(name, round(ours / other, 4), target, round(ours / 1e6, 3), round(other / 1e6, 3))
-
-
-def _seconds_ratio(name: str, target: float, pairs: list[tuple[float, float]]) -> Ratio:
-    ratio = median(ours / other for ours, other in pairs)
-    ours, other = (median(column) for column in zip(*pairs, strict=True))
-    return Ratio(name, round(ratio, 4), target, round(ours, 4), round(other, 4))
 
 
 _TICKET = Ticket("0" * 64, "bench", 1, 1, Phase.TRAIN)

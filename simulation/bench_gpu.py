@@ -72,12 +72,17 @@ def measure(load: Load, device: torch.device) -> list[Ratio]:
     data, _ = _fastest(_data_alone(load, photos, device), load.repeats, device)
     private, private_mb = _fastest(_private_round(load, photos, device), load.repeats, device)
     five, five_mb = _fastest(_five_rounds(learner, load), load.repeats, device)
-    return [
+    ratios = [
         Ratio.of("a photo, ours / bare, s", 1.1, ours * per_photo, bare * per_photo),
         Ratio.of("a photo, spilled / resident, s", 1.05, spilled * per_photo, ours * per_photo),
         Ratio.of("share of a step spent on data, s", 0.1, data / load.steps, ours / load.steps),
         Ratio.of("a private photo / ours, s", 2.0, private * per_photo, ours * per_photo),
         Ratio.of(f"a photo of {_HOSPITALS} hospitals on one device / of one, s", 1.05, five / _HOSPITALS, ours),
+    ]
+    if device.type != "cuda":
+        return ratios  # nobody counts the memory of a processor
+    return [
+        *ratios,
         Ratio.of("peak memory, ours / bare, MB", 1.2, ours_mb, bare_mb),
         Ratio.of("peak memory, private / ours, MB", 2.0, private_mb, ours_mb),
         Ratio.of(f"peak memory, {_HOSPITALS} hospitals / one, MB", 1.2, five_mb, ours_mb),

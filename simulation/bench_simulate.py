@@ -24,7 +24,7 @@ def simulate_ratios() -> list[Ratio]:
     """The federated arm of the demo, three rounds of it, through our engine and as a plain loop."""
     study = read_study(find_study("demo"), _BENCH)
     with tempfile.TemporaryDirectory() as scratch:
-        laid = laid_out(Path(scratch) / "laid", study)
+        laid = lay_bench(Path(scratch) / "laid", study)
         _check_same_steps(Path(scratch) / "one-round", laid, study.replace({"federation": {"rounds": 1}}))
         pairs = [_seconds_of_both(Path(scratch) / f"run-{number}", laid, study) for number in range(_PAIRS)]
     wall = Ratio.of_pairs("inline engine / plain loop, whole run", 1.15, [(ours[0], other[0]) for ours, other in pairs])
@@ -32,7 +32,7 @@ def simulate_ratios() -> list[Ratio]:
     return [wall, cpu]
 
 
-def laid_out(folder: Path, study: Study) -> Path:
+def lay_bench(folder: Path, study: Study) -> Path:
     """A new folder with the hospitals and the base that every run of a benchmark shares."""
     folder.mkdir()
     with Progress(quiet=True) as progress:

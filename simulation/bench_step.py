@@ -153,11 +153,12 @@ def _beside_the_defaults(rounds: dict[str, Work], pairs: int) -> list[Ratio]:
 def _rounds(study: Study, photos: PhotoSet, base: Base, compiled: bool) -> dict[str, Work]:
     """A round by default first, and with what of ``speed`` is off by default and this machine has."""
     settings: dict[str, dict[str, object]] = {"a round": {}}
-    if has_bf16(torch.device("cpu")):
+    bf16 = has_bf16(torch.device("cpu"))
+    if bf16:
         settings["a round, bf16"] = {"precision": "bf16"}
     if compiled:
         settings["a round, compiled"] = {"compile": True}
-    if len(settings) == 3:
+    if bf16 and compiled:
         settings["a round, bf16, compiled"] = {"precision": "bf16", "compile": True}
     return {name: _round(study.replace({"speed": speed}), photos, base) for name, speed in settings.items()}
 

@@ -31,8 +31,8 @@ class Ratio:
 
     @staticmethod
     def of(name: str, target: float, ours: float, other: float) -> Ratio:
-        """Of one measurement of each; 0 where the other's is 0, as memory is on a device that does not count it."""
-        return Ratio(name, round(ours / other, 4) if other else 0.0, target, round(ours, 6), round(other, 6))
+        """Of one measurement of each."""
+        return Ratio(name, round(ours / other, 4), target, round(ours, 6), round(other, 6))
 
     @staticmethod
     def of_pairs(name: str, target: float, pairs: Sequence[tuple[float, float]]) -> Ratio:

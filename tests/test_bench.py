@@ -30,6 +30,10 @@ def test_the_help_and_the_docstring_name_every_benchmark_in_order() -> None:
     assert re.findall(r"^ +``(\w+)``:", run_benchmark.__doc__ or "", re.MULTILINE) == list(BENCHMARKS)
 
 
+def test_a_ratio_is_ours_over_the_others() -> None:
+    assert Ratio.of("cost", 1.0, 1, 4) == Ratio("cost", 0.25, 1.0, 1, 4)
+
+
 def test_a_ratio_is_the_median_of_pairs() -> None:
     assert Ratio.of_pairs("cost", 1.0, [(1, 2), (3, 4), (10, 100)]) == Ratio("cost", 0.5, 1.0, 3, 4)
 

@@ -26,9 +26,8 @@ def test_a_cached_round_is_compared_with_the_same_round() -> None:
 def test_every_figure_of_the_gpu_is_measured() -> None:
     """On this processor: what is run is the same code."""
     ratios = measure(Load(TINY, batch=4, steps=2, repeats=1), torch.device("cpu"))
-    assert len({ratio.name for ratio in ratios}) == len(ratios) == 8
-    seconds = [ratio for ratio in ratios if "MB" not in ratio.name]
-    assert all(ratio.ours > 0 and ratio.other > 0 for ratio in seconds) and len(seconds) == 5
+    assert len({ratio.name for ratio in ratios}) == len(ratios) == 5, "and three of memory, which a GPU alone counts"
+    assert all(ratio.ours > 0 and ratio.other > 0 for ratio in ratios)
 
 
 def test_without_a_gpu_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def scripts() -> dict[str, ModuleType]:
 @pytest.fixture(scope="module")
 def laid(scripts: dict[str, ModuleType], tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = read_study(find_study("demo"), (*scripts["run"].STUDY, *TINY))
-    folder: Path = scripts["run"].files_of(tmp_path_factory.mktemp("laid") / "laid", study)
+    folder: Path = scripts["run"].lay_files(tmp_path_factory.mktemp("laid") / "laid", study)
     return folder
 
 

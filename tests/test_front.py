@@ -20,10 +20,10 @@ from bioface_core.resident import DeviceMemory
 from bioface_core.secret import SecretRandom
 from bioface_core.sections import Model, Train
 from bioface_core.seeding import generator
-from bioface_core.speed import has_bf16
 from bioface_core.views import FixedViews, FreshViews, draw_views
 from tests.test_learner import MODEL, base_of, learner, stripes, study
 from tests.test_privacy import KEY, PLAN, private_study
+from tests.test_speed import needs_bf16
 
 MODES = ["ce", "arcface", "joint", "cross-sum", "cross-alternate"]
 EVEN = {"batch": ROWS, "epochs": 1, "views": 3}  # every step is of the size in which the cache computes
@@ -68,13 +68,14 @@ def test_the_update_is_the_same_bit_for_bit(mode: str, part: str) -> None:
         assert torch.equal(one.delta, other.delta) and one.loss == other.loss
 
 
-@pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="this processor has no bfloat16")
+@needs_bf16
 @pytest.mark.parametrize("part", ["head", "last-stage"])
-def test_so_it_is_in_half_precision(part: str) -> None:
+def test_so_it_is_in_bf16(part: str) -> None:
     photos, bf16 = stripes(2 * ROWS, 3), {"speed": {"precision": "bf16"}}
     with_, without = (rounds(learner(frozen(part, cache).replace(bf16)), photos) for cache in (True, False))
     for one, other in zip(with_, without, strict=True):
-        assert float(one.delta.norm()) > 0 and torch.equal(one.delta, other.delta)
+        assert float(one.delta.norm()) > 0
+        assert torch.equal(one.delta, other.delta) and one.loss == other.loss
 
 
 @pytest.mark.parametrize("part", ["head", "last-stage"])

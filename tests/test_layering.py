@@ -38,6 +38,7 @@ HEAVY = {
 # The centre computes; sockets are for the edges. `flwr` is not here: messages are made of its records.
 SOCKETS = {"asyncio", "grpc", "http", "httpx", "requests", "socket", "socketserver", "ssl", "urllib", "uvicorn"}
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv", "os.unsetenv"}
+TYPED_VIEWS = {"array_records", "config_records", "metric_records"}
 SAYS_NOTHING = {"util", "utils", "helper", "helpers", "common", "manager", "base"}
 
 Check = Callable[[str, str], list[str]]
@@ -103,6 +104,12 @@ def reaches_out(path: str, code: str) -> list[str]:
     ]
 
 
+def ties_messages(path: str, code: str) -> list[str]:
+    """Flower's typed views of a message in ``path``: they tie it into a cycle, and it stays until somebody looks."""
+    found = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Attribute) and node.attr in TYPED_VIEWS]
+    return [f"{path}:{node.lineno} takes {node.attr} of a message" for node in found]
+
+
 def empty_names(path: str, code: str) -> list[str]:
     """Files, folders and classes in ``path`` whose name says nothing."""
     parts = [part for part in path.removesuffix(".py").split("/") if words(part) & SAYS_NOTHING]
@@ -134,6 +141,11 @@ def test_the_centre_opens_no_socket_and_reads_no_environment() -> None:
     assert [line for path, code in sources("bioface_core") for line in reaches_out(path, code)] == []
 
 
+def test_no_message_is_tied_into_a_cycle() -> None:
+    of_the_product = sources("bioface_core", "client", "server")
+    assert [line for path, code in of_the_product for line in ties_messages(path, code)] == []
+
+
 def test_names_say_something() -> None:
     assert [line for path, code in sources(*MAY_IMPORT, "tests") for line in empty_names(path, code)] == []
 
@@ -156,6 +168,7 @@ def test_packages_cannot_be_shadowed(package: str) -> None:
         (reaches_out, "bioface_core/config.py", "import os\nHOME = os.environ['HOME']"),
         (reaches_out, "bioface_core/config.py", "from os import getenv"),
         (reaches_out, "bioface_core/config.py", "from http.server import HTTPServer"),
+        (ties_messages, "server/collect.py", "size = len(message.content.array_records)"),
         (empty_names, "client/mask_utils.py", ""),
         (empty_names, "client/base.py", ""),
         (empty_names, "client/site.py", "class RunManager: ..."),
@@ -173,6 +186,7 @@ def test_each_check_finds_what_it_is_for(check: Check, path: str, code: str) -> 
         (reaches_out, "bioface_core/cli/web.py", "def serve():\n    import uvicorn"),
         (heavy, "bioface_core/faces.py", "import torchvision"),
         (reaches_out, "bioface_core/files.py", "import os\nos.fsync(0)"),
+        (ties_messages, "server/collect.py", "size = len(array_records(message.content))"),
         (empty_names, "bioface_core/weights.py", "class Base: ..."),
     ],
 )

@@ -85,8 +85,11 @@ def test_every_setting_is_tried() -> None:
 
 
 @needs_bf16
-def test_bf16_is_taken_and_leaves_evaluation_alone() -> None:
-    plain, half = learner(descent()), learner(descent(speed={"precision": "bf16"}))
+@pytest.mark.parametrize("part", ["all", "last-stage"])
+def test_bf16_is_taken_and_leaves_evaluation_alone(part: str) -> None:
+    """Also where the front is frozen and what it makes is kept, for training and for evaluation apart."""
+    settings: dict[str, Any] = {"model": {"trainable": part}, "train": {"views": 2}}
+    plain, half = (learner(descent(speed={"precision": one}).replace(settings)) for one in ("float32", "bf16"))
     photos = stripes(9, 3)
     assert torch.equal(plain.embed(plain.start(), photos), half.embed(half.start(), photos))
     deltas = [one.train(one.start(), photos, 1, "hospital-1").delta for one in (plain, half)]

@@ -22,7 +22,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import median
 
-from run import HERE, environment, files_of
+from run import HERE, environment, lay_files
 
 from bioface_core.config import find_study, read_study
 
@@ -52,7 +52,7 @@ def main() -> None:
     typed = _arguments()
     found: dict[str, list[Spent]] = {"workers": [], "flower": []}
     with tempfile.TemporaryDirectory() as scratch:
-        laid = files_of(Path(scratch) / "laid", read_study(find_study("demo"), STUDY))
+        laid = lay_files(Path(scratch) / "laid", read_study(find_study("demo"), STUDY))
         for _ in range(typed.times):
             copies = together("inline", typed.workers, laid, typed, Path(scratch))
             for engine, shares in found.items():

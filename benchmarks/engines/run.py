@@ -24,7 +24,7 @@ from process_tree import Cost, run_measured
 
 from bioface_core.config import Study, find_study, read_study
 from bioface_core.files import write_text
-from simulation.bench_simulate import laid_out
+from simulation.bench_simulate import lay_bench
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parent.parent
@@ -78,7 +78,7 @@ def main() -> None:
     typed = _arguments()
     frameworks = [one for one in _frameworks(typed) if not typed.only or one.name in typed.only]
     with tempfile.TemporaryDirectory() as scratch:
-        laid = typed.laid or files_of(Path(scratch) / "laid", read_study(find_study("demo"), (*STUDY, *typed.set)))
+        laid = typed.laid or lay_files(Path(scratch) / "laid", read_study(find_study("demo"), (*STUDY, *typed.set)))
         found: dict[tuple[str, int], list[Measured]] = {}
         for _ in range(typed.times):
             for rounds in (typed.few, typed.many):
@@ -93,9 +93,9 @@ def main() -> None:
         print(row(framework, few, many, typed.few, typed.many))
 
 
-def files_of(folder: Path, study: Study) -> Path:
+def lay_files(folder: Path, study: Study) -> Path:
     """A new folder with the study, its start and its hospitals' photos as files."""
-    write_text(laid_out(folder, study) / "study.yaml", study.to_yaml())
+    write_text(lay_bench(folder, study) / "study.yaml", study.to_yaml())
     return folder
 
 

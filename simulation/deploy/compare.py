@@ -44,9 +44,7 @@ def _memory(say: Callable[[str], None]) -> Ratio:
         with _scratch() as folder:
             peaks.append(run_ours(folder, _UPDATE_BYTES, hospitals, 2).peak_bytes / 1e6)
     many, few = peaks
-    return Ratio(
-        "memory of the ServerApp, MB: 6 hospitals / 2", round(many / few, 4), 1.05, round(many, 1), round(few, 1)
-    )
+    return Ratio.of("memory of the ServerApp, MB: 6 hospitals / 2", 1.05, many, few)
 
 
 def _both(
@@ -61,8 +59,7 @@ def _both(
 
 
 def _ratio(name: str, target: float, ours: tuple[float, ...], stock: tuple[float, ...]) -> Ratio:
-    ratio = median(ours) / median(stock)
-    return Ratio(name, round(ratio, 4), target, round(median(ours), 3), round(median(stock), 3))
+    return Ratio.of(name, target, median(ours), median(stock))
 
 
 @contextmanager
