@@ -226,8 +226,7 @@ class Learner:
         total, steps = torch.zeros((), device=self._device), 0
         present_K = torch.bincount(photos.photos.labels_N, minlength=self.classes) > 0
         positions = self._positions(len(photos.photos), randomness)
-        for batch, people in self._begun(photos, positions, randomness, randomness):
-            beside, after = (people, None) if self._cross_loss.sums else (None, people)
+        for batch, beside, after in self._begun(photos, positions, randomness, randomness):
             embeddings_BD = self._sight.embeddings(batch)
             patient_loss = self._cross_loss.of_patients(embeddings_BD, batch.labels_B, present_K, progress)
             optimiser.step(patient_loss + self._of_people(beside) if beside else patient_loss)
@@ -253,8 +252,7 @@ class Learner:
         patients, loss_of = Patients.of(photos.photos.patients_N), self._cross_loss.of_one_patient(progress)
         heads = {"prototypes": self._model.prototypes}
         positions = (patients.draw(plan.sampling_rate, secret) for _ in range(plan.steps))
-        for batch, people in self._begun(photos, positions, secret, randomness):
-            beside, after = (people, None) if self._cross_loss.sums else (None, people)
+        for batch, beside, after in self._begun(photos, positions, secret, randomness):
             inputs_B = batch.inputs()
             gradients = noisy_gradients(batch.network, heads, inputs_B, batch.labels_B, loss_of, plan, secret)
             optimiser.step_along(gradients, self._of_people(beside) if beside else None)
@@ -263,8 +261,8 @@ class Learner:
 
     def _begun(
         self, photos: Shown, positions: Iterable[Tensor], chance: Randomness, public: torch.Generator
-    ) -> Iterator[tuple[Batch, Batch | None]]:
-        """Each step's patients and public people, on their way while the step before computes.
+    ) -> Iterator[tuple[Batch, Batch | None, Batch | None]]:
+        """Each step's patients, and public people beside or after them, on their way while the step before computes.
 
         Args:
             photos: of the patients.
@@ -279,9 +277,11 @@ class Learner:
                 patients = photos.pick(positions_B, chance)
                 yield patients, self._public_pick(identities, step, public) if identities else None
 
-        def start(picks: tuple[Pick, Pick | None]) -> tuple[Batch, Batch | None]:
-            patients, people = picks
-            return photos.start(patients), identities.start(people) if identities and people else None
+        def start(picks: tuple[Pick, Pick | None]) -> tuple[Batch, Batch | None, Batch | None]:
+            picked, public_pick = picks
+            patients = photos.start(picked)
+            people = identities.start(public_pick) if identities and public_pick else None
+            return (patients, people, None) if self._cross_loss.sums else (patients, None, people)
 
         return ahead(drawn(), start)
 

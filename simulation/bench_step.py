@@ -111,10 +111,8 @@ def _augmentation(study: Study, photos: PhotoSet, base: Base, loader: Loader, pa
         for _ in range(len(loader)):
             augmented()
 
-    beside_step, beside_usual = (
-        _in_turn(augmented, stepped, pairs),
-        _in_turn(augmented_all, lambda: list(loader), pairs),
-    )
+    beside_step = _in_turn(augmented, stepped, pairs)
+    beside_usual = _in_turn(augmented_all, lambda: list(loader), pairs)
     return [
         Ratio.of_pairs("augmentation / the rest of the step", _AUGMENTED, beside_step),
         Ratio.of_pairs("augmentation / the DataLoader's decoding and transforms", _AUGMENTED_USUALLY, beside_usual),
